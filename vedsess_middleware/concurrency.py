@@ -1,0 +1,69 @@
+"""One core, two colours: the only module that knows whether code runs blocking or on an event loop.
+
+Everything above the stores is written once, as `async def`.  ASGI awaits it.  WSGI drives it with `run_blocking`,
+which needs no loop and no thread, because over blocking stores such a coroutine never suspends.
+"""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Generic, TypeAlias, TypeVar, cast
+from weakref import WeakKeyDictionary
+
+__all__ = ["Maybe", "PerLoop", "run_blocking", "settle"]
+
+T = TypeVar("T")
+
+Maybe: TypeAlias = T | Awaitable[T]
+"""What a store of either colour returns."""
+
+
+async def settle(value: Maybe[T]) -> T:
+    """Return the value, awaiting it first where it is awaitable."""
+    if hasattr(value, "__await__"):
+        return await cast(Awaitable[T], value)
+    return value
+
+
+def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never suspends, and return its result.
+
+    Raises:
+        RuntimeError: it tried to suspend: an asyncio store was used from blocking code.
+    """
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return cast(T, done.value)
+    finally:
+        coroutine.close()
+    raise RuntimeError("an asyncio store was used from blocking code: use a store with a blocking client")
+
+
+class PerLoop(Generic[T]):
+    """One client for each process and event loop, made on first use.
+
+    An asyncio client belongs to the loop that first awaited it, and no client survives a fork.
+
+    Args:
+        make: makes a client; does no I/O.
+    """
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._pid = os.getpid()
+        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, T] = WeakKeyDictionary()
+
+    def get(self) -> T:
+        """Return the client of the running loop."""
+        if self._pid != os.getpid():
+            self._pid, self._clients = os.getpid(), WeakKeyDictionary()
+        loop = asyncio.get_running_loop()
+        client = self._clients.get(loop)
+        if client is None:
+            client = self._clients[loop] = self._make()
+        return client
+
+    def pop(self) -> T | None:
+        """Take the client of the running loop out, if there is one: the caller closes it."""
+        return self._clients.pop(asyncio.get_running_loop(), None)

@@ -1,0 +1,80 @@
+"""The errors, in one tree.
+
+    SessionError
+    ├── ConfigurationError          the settings are wrong; also a ValueError
+    ├── SerializationError          the app stored a value that no codec knows; also a TypeError
+    └── StoreError
+        ├── CorruptRecord           what is stored under a key is not a session
+        ├── SessionExists           an id was about to be used twice
+        ├── StoreUnavailable        the store cannot serve now; another one may
+        └── StoreMisconfigured      the store answered, and refused: a person has to mend it
+
+Nothing that a browser sends raises any of them.
+"""
+
+from typing import Literal
+
+__all__ = [
+    "ConfigurationError",
+    "CorruptRecord",
+    "SerializationError",
+    "SessionError",
+    "SessionExists",
+    "StoreError",
+    "StoreMisconfigured",
+    "StoreUnavailable",
+]
+
+Reason = Literal["unreachable", "timeout", "loading", "read-only", "full", "busy", "saturated", "open"]
+
+
+class SessionError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class ConfigurationError(SessionError, ValueError):
+    """The settings are wrong.  The message names the setting and the mend; raised before any request is served."""
+
+
+class SerializationError(SessionError, TypeError):
+    """A value cannot be stored.  Raised at commit; the message names the field and the type, never the value."""
+
+
+class StoreError(SessionError):
+    """A store failed."""
+
+
+class CorruptRecord(StoreError):
+    """What is stored under a key cannot be read as a session.  It ends that session and no other."""
+
+
+class SessionExists(StoreError):
+    """`create` met a record under the same key.  Nothing was overwritten."""
+
+
+class StoreUnavailable(StoreError):
+    """A store cannot serve now.  Nothing is known about the session, so nothing may be concluded about it.
+
+    Args:
+        message: what failed, without ids and secrets.
+        reason: the kind of failure; `saturated` is our own lack of connections, `open` an open circuit breaker.
+        attempts: how many tries failed before this was raised.
+    """
+
+    def __init__(self, message: str, *, reason: Reason = "unreachable", attempts: int = 1) -> None:
+        super().__init__(message)
+        self.reason: Reason = reason
+        self.attempts = attempts
+
+
+class StoreMisconfigured(StoreError):
+    """A store answered and refused: wrong password, missing permission, bad certificate, wrong type under a key.
+
+    Args:
+        message: what was refused, and what a person can do about it.
+        one_key: only this record is refused, as with a foreign value under its key; the store itself serves.
+    """
+
+    def __init__(self, message: str, *, one_key: bool = False) -> None:
+        super().__init__(message)
+        self.one_key = one_key

@@ -1,0 +1,97 @@
+"""How a record looks as a Redis hash: the field names are those of the seed application, all values are text.
+
+`session_id` is the key, never the id.  An application value is `d:<name>`, holding `stamp:JSON`; `life` is the idle
+timeout and the deadline in milliseconds; a tombstone holds only `gone`.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from vedsess_middleware.errors import CorruptRecord
+from vedsess_middleware.stores.record import Delta, Field, Record, Version
+
+__all__ = ["from_hash", "milliseconds", "to_arguments", "to_hash"]
+
+VALUE = "d:"
+
+
+def milliseconds(seconds: float) -> int:
+    """The same instant or duration in whole milliseconds."""
+    return round(seconds * 1000)
+
+
+def iso(at: float) -> str:
+    """ISO 8601, UTC, to the millisecond: as text it sorts by time."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+
+
+def to_hash(key: str, record: Record) -> dict[str, str]:
+    """The fields of a live record."""
+    values = {VALUE + name: str(item) for name, item in record.fields.items()}
+    return {
+        "session_id": key,
+        "user_id": record.user_id or "",
+        "session_fingerprint": record.session_fingerprint or "",
+        "created_at": iso(record.created_at),
+        "updated_at": iso(record.updated_at),
+        "last_activity": iso(record.last_activity),
+        "expires_at": iso(record.expires_at),
+        "is_active": "true",
+        "user_agent": record.user_agent or "",
+        "ip_address": record.ip_address or "",
+        "version": str(record.version),
+        "life": f"{milliseconds(record.idle_timeout)}:{milliseconds(record.deadline_at)}",
+        **values,
+    }
+
+
+def to_arguments(delta: Delta) -> list[str]:
+    """The changed fields of a delta, as the scripts take them: count, then names and values, then forgotten names."""
+    changes = [*delta.put.items(), *((name, "") for name in delta.drop)]
+    pairs = [text for name, value in changes for text in (VALUE + name, value)]
+    return [str(len(changes)), *pairs, *(VALUE + name for name in delta.forget)]
+
+
+def from_hash(key: str, raw: Mapping[bytes, bytes]) -> Record | None:
+    """Read a hash; an empty one is no record.
+
+    Raises:
+        CorruptRecord: it is not a session of ours.
+    """
+    if not raw:
+        return None
+    try:
+        texts = {name.decode(): value.decode() for name, value in raw.items()}
+        return _tombstone(texts["gone"]) if "gone" in texts else _live(key, texts)
+    except (ValueError, KeyError) as error:
+        raise CorruptRecord("a hash under a session key is not a session") from error
+
+
+def _tombstone(text: str) -> Record:
+    version, at, until, _ = text.split(" ")
+    return Record.tombstone(version=Version.parse(version), at=_instant(at), until=_instant(until))
+
+
+def _instant(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+def _live(key: str, texts: Mapping[str, str]) -> Record:
+    if texts["session_id"] != key:
+        raise ValueError("the record is another session's")
+    idle, _, deadline = texts["life"].partition(":")
+    fields = {name[len(VALUE) :]: Field.parse(text) for name, text in texts.items() if name.startswith(VALUE)}
+    return Record(
+        version=Version.parse(texts["version"]),
+        fields=fields,
+        created_at=_instant(texts["created_at"]),
+        updated_at=_instant(texts["updated_at"]),
+        last_activity=_instant(texts["last_activity"]),
+        expires_at=_instant(texts["expires_at"]),
+        idle_timeout=int(idle) / 1000,
+        deadline_at=int(deadline) / 1000,
+        user_id=texts["user_id"] or None,
+        session_fingerprint=texts["session_fingerprint"] or None,
+        user_agent=texts["user_agent"] or None,
+        ip_address=texts["ip_address"] or None,
+    )

@@ -1,0 +1,49 @@
+-- at, ttl, 1 if a tombstone comes, name, value, ... of a whole record -> the hash after it was merged in
+--
+-- The same merge as `record.merge`: fields by stamp, versions joined, a tombstone wins.
+local at, ttl, gone = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+local state = redis.call('HMGET', key, 'gone', 'version')
+if state[1] then return redis.call('HGETALL', key) end
+local incoming = {}
+for i = 4, #ARGV, 2 do incoming[ARGV[i]] = ARGV[i + 1] end
+
+local s, r = split(state[2] or '0.0')
+local other_s, other_r = split(incoming.version)
+local version = math.max(s, other_s) .. '.' .. math.max(r, other_r)
+if gone == '1' then
+  bury(version, at, ttl, '-')
+  return redis.call('HGETALL', key)
+end
+
+local function newer(mine, theirs)
+  local my_stamp, my_value = string.match(mine, '^([%d%.]+):(.*)$')
+  local stamp, value = string.match(theirs, '^([%d%.]+):(.*)$')
+  local my_s, my_r = split(my_stamp)
+  local their_s, their_r = split(stamp)
+  if my_s ~= their_s then return their_s > my_s end
+  if my_r ~= their_r then return their_r > my_r end
+  return value > my_value
+end
+
+local function shorter(mine, theirs)
+  local my_idle, my_deadline = string.match(mine, '^(%d+):(%d+)$')
+  local idle, deadline = string.match(theirs, '^(%d+):(%d+)$')
+  return string.format('%d:%d', math.min(my_idle, idle), math.min(my_deadline, deadline))
+end
+
+local changes = {}
+for name, value in pairs(incoming) do
+  local mine = redis.call('HGET', key, name)
+  if name == 'version' then value = version
+  elseif not mine then value = value
+  elseif name == 'life' then value = shorter(mine, value)
+  elseif name == 'created_at' then value = mine < value and mine or value
+  elseif string.sub(name, 1, 2) == 'd:' then value = newer(mine, value) and value or mine
+  else value = mine > value and mine or value
+  end
+  changes[#changes + 1] = name
+  changes[#changes + 1] = value
+end
+hset(changes)
+redis.call('PEXPIRE', key, math.max(redis.call('PTTL', key), ttl, 1))
+return redis.call('HGETALL', key)

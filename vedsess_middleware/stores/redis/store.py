@@ -1,0 +1,221 @@
+"""The Redis store: a hash per session, changed by guarded scripts that one key each and may be repeated."""
+
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from math import ceil
+from typing import Any, Self
+
+from vedsess_middleware.errors import CorruptRecord, SessionExists
+from vedsess_middleware.events import EventHook, StoreRestarted, log_event
+from vedsess_middleware.stores.contract import Stats, Written
+from vedsess_middleware.stores.record import Delta, Record, Version
+from vedsess_middleware.stores.redis.census import Census
+from vedsess_middleware.stores.redis.hashes import from_hash, milliseconds, to_arguments, to_hash
+from vedsess_middleware.stores.redis.wire import Argument, Client, Command, Wire, redis_client, session_script
+
+__all__ = ["RedisStore"]
+
+
+class RedisStore:
+    """Keeps sessions in Redis 6.2 or later, Valkey, or a Cluster of them.
+
+    Every method raises `StoreUnavailable` or `StoreMisconfigured` when Redis does not serve.
+
+    Args:
+        client: a redis-py client with short timeouts and no retry of its own, as `redis_client` makes it; or a callable
+            that makes an asyncio client, called once for each event loop.
+        probe_client: the same for `probe`; by default `client`.
+        prefix: of every key.
+        longest_life: of any session, in seconds: the indexes live as long after their last change.
+        timeout: seconds of one try.  A second one follows at once if both fit into twice this time.
+        clock: monotonic seconds.
+        on_event: told when Redis does not know our scripts.
+    """
+
+    name = "redis"
+
+    def __init__(
+        self,
+        client: Client | Callable[[], Client],
+        *,
+        probe_client: Client | Callable[[], Client] | None = None,
+        prefix: str = "vedsess:",
+        longest_life: float = 7 * 86400.0,
+        timeout: float = 0.2,
+        clock: Callable[[], float] = time.monotonic,
+        on_event: EventHook = log_event,
+    ) -> None:
+        self._wire = Wire(client, timeout=timeout, clock=clock, on_missing_script=self._report_restart)
+        self._probe = Wire(client if probe_client is None else probe_client, timeout=timeout, clock=clock)
+        self._session, self._user = f"{prefix}session:", f"{prefix}user_sessions:"
+        self._all, self._probe_key = f"{prefix}session_index:all", f"{prefix}probe"
+        self._longest, self._on_event = ceil(longest_life) + 1, on_event
+        self._census = Census(self._wire, session=self._session, user=self._user, everyone=self._all)
+        self._used: dict[str, tuple[str | None, float]] = {}
+        self._script = session_script()
+
+    @classmethod
+    def from_url(
+        cls, url: str, *, is_async: bool, timeout: float = 0.2, probe_timeout: float = 0.02, **options: Any
+    ) -> Self:
+        """A store with clients of its own.  Connects on first use.
+
+        Args:
+            url: as `redis_client` takes it.
+            is_async: for an event loop, or blocking.
+            timeout: seconds of one try.
+            probe_timeout: seconds that `probe` may take.
+            options: of the class.
+        """
+
+        def make(seconds: float) -> Client | Callable[[], Client]:
+            if is_async:
+                return lambda: redis_client(url, is_async=True, timeout=seconds)
+            return redis_client(url, is_async=False, timeout=seconds)
+
+        # Connecting and answering are two waits.
+        return cls(make(timeout), probe_client=make(probe_timeout / 2), timeout=timeout, **options)
+
+    def __repr__(self) -> str:
+        return f"<RedisStore {'asyncio' if self.is_async else 'blocking'}>"
+
+    @property
+    def is_async(self) -> bool:
+        return self._wire.is_async
+
+    @property
+    def pending(self) -> bool:
+        return bool(self._used)
+
+    async def load(self, key: str, *, at: float, refresh: float, token: Version = Version()) -> Record | None:
+        touched, raw = await self._wire.execute(*self._call("load", key, milliseconds(at), milliseconds(refresh)))
+        record = from_hash(key, _pairs(raw))
+        if record is None or record.gone:
+            return record
+        if touched:
+            self._used[key] = record.user_id, record.expires_at
+        return replace(record, served_by=self.name, stale=not record.version.covers(token))
+
+    async def create(self, key: str, record: Record) -> Version:
+        version, _ = await self._create(key, record.born(Version(0, 1)), [])
+        return version
+
+    async def replace(
+        self, old_key: str, new_key: str, record: Record, *, at: float, until: float, even_if_gone: bool = False
+    ) -> Version | None:
+        version, ending = await self._create(
+            new_key, record.born(Version(0, 1)), self._ending(old_key, at, until, record.user_id)
+        )
+        if ending[0] or even_if_gone:
+            return version
+        await self.end([new_key], at=at, until=until)
+        return None
+
+    async def update(self, key: str, delta: Delta) -> Written | None:
+        known = str(delta.loaded.version) if delta.loaded else ""
+        times = milliseconds(delta.at), milliseconds(delta.refresh)
+        about = str(delta.base), known, delta.commit_id, int(delta.whole)
+        outcome, *facts = await self._wire.execute(*self._call("update", key, *times, *about, *to_arguments(delta)))
+        if outcome == b"gone":
+            return Written(gone=True)
+        if outcome != b"ok":
+            return None
+        expires, version, user, *rest = facts
+        if expires:
+            self._used[key] = user.decode() or None, expires / 1000
+        return self._written(key, delta, Version.parse(version.decode()), rest)
+
+    async def end(
+        self, keys: Sequence[str], *, user_id: str | None = None, keep: str | None = None, at: float, until: float
+    ) -> list[str]:
+        ended = list(keys)
+        if user_id is not None:
+            ended += [key for key in await self._keys_of(user_id) if key != keep and key not in ended]
+        await self._wire.batch([command for key in ended for command in self._ending(key, at, until, user_id)])
+        return ended
+
+    async def merge(self, key: str, record: Record) -> Record:
+        ttl = milliseconds(record.expires_at - (record.updated_at if record.gone else record.last_activity))
+        fields = {"version": str(record.version)} if record.gone else to_hash(key, record)
+        arguments = [text for pair in fields.items() for text in pair]
+        merging = self._call("merge", key, milliseconds(record.updated_at), max(1, ttl), int(record.gone), *arguments)
+        raw, *_ = await self._wire.batch([merging, *([] if record.gone else self._indexed(key, record))])
+        return from_hash(key, _pairs(raw)) or record
+
+    async def records_of(self, user_id: str, *, at: float) -> dict[str, Record]:
+        keys = await self._keys_of(user_id)
+        hashes = await self._wire.batch([("HGETALL", self._session + key) for key in keys])
+        found = {key: _readable(key, raw) for key, raw in zip(keys, hashes, strict=True)}
+        return {key: record for key, record in found.items() if record and not record.gone and record.expires_at > at}
+
+    async def stats(self, *, at: float) -> Stats:
+        active, users = await self._census.count()
+        return Stats(store=self.name, active=active, users=users, details=await self._census.server())
+
+    async def cleanup(self, *, at: float) -> int:
+        return await self._census.trim()
+
+    async def after_response(self) -> None:
+        used, self._used = self._used, {}
+        await self._wire.batch([c for key, (user, end) in used.items() for c in self._index(key, user, end)])
+
+    async def probe(self) -> None:
+        await self._probe.once(lambda client: client.set(self._probe_key, 1, px=1000))
+
+    async def close(self) -> None:
+        await self._probe.close()
+        await self._wire.close()
+
+    def _report_restart(self) -> None:
+        self._on_event(StoreRestarted(store=self.name))
+
+    async def _create(self, key: str, record: Record, also: list[Command]) -> tuple[Version, list[Any]]:
+        fields = [text for pair in to_hash(key, record).items() for text in pair]
+        ttl = milliseconds(record.expires_at - record.last_activity)
+        # The random word tells a repeated create from a collision.
+        creating = [self._call("create", key, ttl, secrets.token_hex(4), *fields), *self._indexed(key, record)]
+        replies = await self._wire.batch([*creating, *also])
+        if not replies[0]:
+            raise SessionExists("a record exists under this key")
+        return record.version, replies[len(creating) :]
+
+    def _written(self, key: str, delta: Delta, version: Version, rest: Sequence[Any]) -> Written:
+        if rest:
+            return Written(version=version, record=from_hash(key, _pairs(rest[0])))
+        # Nobody wrote since the request loaded it, so what is stored is what it loaded and this delta.
+        alone = delta.loaded and version == delta.loaded.version._replace(r=delta.loaded.version.r + 1)
+        return Written(version=version, record=delta.loaded.written(delta, version) if delta.loaded and alone else None)
+
+    def _call(self, name: str, key: str, *arguments: Argument) -> Command:
+        return (self._script, self._session + key, *arguments, name)
+
+    def _index(self, key: str, user_id: str | None, expires_at: float) -> list[Command]:
+        names = [self._all] if user_id is None else [self._all, self._user + user_id]
+        adding: list[Command] = [("ZADD", name, "GT", expires_at, key) for name in names]
+        return [*adding, *(("EXPIRE", name, self._longest) for name in names)]
+
+    def _indexed(self, key: str, record: Record) -> list[Command]:
+        names = [self._all] if record.user_id is None else [self._all, self._user + record.user_id]
+        trimming: list[Command] = [("ZREMRANGEBYSCORE", name, "-inf", record.last_activity) for name in names]
+        return [*trimming, *self._index(key, record.user_id, record.expires_at)]
+
+    def _ending(self, key: str, at: float, until: float, user_id: str | None = None) -> list[Command]:
+        names = [self._all] if user_id is None else [self._all, self._user + user_id]
+        ending = self._call("finish", key, milliseconds(at), max(1, milliseconds(until - at)), secrets.token_hex(4))
+        return [ending, *(("ZREM", name, key) for name in names)]
+
+    async def _keys_of(self, user_id: str) -> list[str]:
+        return [member.decode() for member in await self._wire.execute("ZRANGE", self._user + user_id, 0, -1)]
+
+
+def _pairs(raw: Any) -> Mapping[bytes, bytes]:
+    return raw if isinstance(raw, Mapping) else dict(zip(raw[::2], raw[1::2], strict=True))
+
+
+def _readable(key: str, raw: Any) -> Record | None:
+    try:
+        return from_hash(key, _pairs(raw))
+    except CorruptRecord:
+        return None

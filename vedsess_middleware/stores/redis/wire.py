@@ -1,0 +1,172 @@
+"""The way to Redis: clients with short waits, one retry, the script by its SHA-1, and errors in our words."""
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import resources
+from typing import Any, NamedTuple, TypeVar, cast
+
+import redis.asyncio
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+from redis.retry import Retry
+
+from vedsess_middleware.concurrency import Maybe, PerLoop, settle
+from vedsess_middleware.errors import StoreUnavailable
+from vedsess_middleware.stores.redis.errors import translate
+
+__all__ = ["Argument", "Client", "Command", "Script", "Wire", "redis_client", "session_script"]
+
+T = TypeVar("T")
+
+Client = Any
+"""A redis-py client: the blocking and the asyncio ones, plain or Cluster, share no type."""
+
+Argument = str | int | float
+
+_COMMANDS = ("load", "create", "update", "finish", "merge")
+
+Command = tuple[Any, ...]
+"""What `execute_command` takes; a `Script` in the first place stands for calling it."""
+
+
+class Script(NamedTuple):
+    """A script and the name that Redis gives it."""
+
+    text: str
+    sha: str
+
+
+def session_script() -> Script:
+    """The one script, made of the files in `lua/`, each a function of it.
+
+    One, so that a Redis which does not know it is noticed, and taught, once.
+    """
+    folder = resources.files(__package__) / "lua"
+    bodies = [f"function commands.{name}(ARGV)\n{(folder / f'{name}.lua').read_text()}end\n" for name in _COMMANDS]
+    parts = [(folder / "common.lua").read_text(), "local commands = {}\n", *bodies]
+    text = "".join(parts) + "local name = table.remove(ARGV)\nreturn commands[name](ARGV)\n"
+    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+def redis_client(url: str, *, is_async: bool, timeout: float) -> Client:
+    """A client with the waits that a request path can bear: redis-py's own defaults hang for up to a minute.
+
+    Args:
+        url: `redis://`, `rediss://` (certificates are verified) or `unix://`; options of redis-py in its query.
+        is_async: for an event loop, or blocking.
+        timeout: seconds for connecting, and for each answer.
+    """
+    module = redis.asyncio if is_async else redis
+    pool = module.BlockingConnectionPool.from_url(
+        url,
+        timeout=timeout,
+        max_connections=64,
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
+        retry=Retry(NoBackoff(), 0),
+        health_check_interval=0,
+        protocol=2,
+        lib_name=None,
+        lib_version=None,
+    )
+    return module.Redis(connection_pool=pool)
+
+
+class Wire:
+    """Sends commands to one Redis.
+
+    Every method raises `StoreUnavailable` or `StoreMisconfigured` when Redis does not serve.
+
+    Args:
+        client: a redis-py client; or a callable that makes an asyncio client, called once for each event loop.
+        timeout: seconds of one try.  A second one follows at once if both fit into twice this time.
+        clock: monotonic seconds.
+        on_missing_script: called before a script is installed.
+    """
+
+    def __init__(
+        self,
+        client: Client | Callable[[], Client],
+        *,
+        timeout: float,
+        clock: Callable[[], float] = time.monotonic,
+        on_missing_script: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.is_async = callable(client) or isinstance(client, redis.asyncio.Redis | redis.asyncio.RedisCluster)
+        self._per_loop = PerLoop(client) if callable(client) else None
+        self._client = client
+        self._timeout, self._clock, self._on_missing_script = timeout, clock, on_missing_script
+
+    async def run(self, work: Callable[[Client], Maybe[T]]) -> T:
+        """Try, and once more at once: a pooled connection may have died with an earlier Redis."""
+        started_at = self._clock()
+        try:
+            return await self.once(work)
+        except StoreUnavailable as error:
+            fits = self._clock() - started_at < self._timeout * 1.25
+            if error.reason not in ("unreachable", "timeout") or not fits:
+                raise
+        return await self.once(work, attempts=2)
+
+    async def once(self, work: Callable[[Client], Maybe[T]], *, attempts: int = 1) -> T:
+        """Try.  `attempts` says which try this is."""
+        client = self._per_loop.get() if self._per_loop else self._client
+        try:
+            return await settle(work(client))
+        except NoScriptError as error:
+            raise _ScriptMissing from error
+        except (RedisError, RedisClusterException, OSError) as error:
+            raise translate(error, attempts=attempts) from error
+
+    async def execute(self, *command: Any) -> Any:
+        """Send one command and return its reply."""
+        try:
+            return await self.run(partial(_command, command=command, by_sha=True))
+        except _ScriptMissing:
+            self._on_missing_script()
+            return await self.run(partial(_command, command=command, by_sha=False))
+
+    async def batch(self, commands: Sequence[Command]) -> list[Any]:
+        """Send all commands in one round trip.  The first reply that is an error is raised."""
+        if not commands:
+            return []
+        try:
+            return await self.run(partial(_pipeline, commands=commands, by_sha=True))
+        except _ScriptMissing:
+            self._on_missing_script()
+            return await self.run(partial(_pipeline, commands=commands, by_sha=False))
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        client: Client = self._per_loop.pop() if self._per_loop else self._client
+        if client is not None:
+            await settle(client.aclose() if self.is_async else client.close())
+
+
+class _ScriptMissing(Exception):
+    """NOSCRIPT: the process behind the connection has not seen our scripts."""
+
+
+def _words(command: Command, by_sha: bool) -> Command:
+    first, *rest = command
+    if not isinstance(first, Script):
+        return command
+    # Never SCRIPT LOAD: it survives a promotion on 6.2, and a restart would go unnoticed.
+    return ("EVALSHA", first.sha, 1, *rest) if by_sha else ("EVAL", first.text, 1, *rest)
+
+
+def _command(client: Client, *, command: Command, by_sha: bool) -> Maybe[Any]:
+    return client.execute_command(*_words(command, by_sha))
+
+
+async def _pipeline(client: Client, *, commands: Sequence[Command], by_sha: bool) -> list[Any]:
+    pipe = client.pipeline(transaction=False)
+    for command in commands:
+        pipe.execute_command(*_words(command, by_sha))
+    replies = cast(list[Any], await settle(pipe.execute(raise_on_error=False)))
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    return replies
