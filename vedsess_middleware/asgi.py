@@ -210,7 +210,8 @@ class _Exchange(AbstractAsyncContextManager["_Exchange"]):
             self._session.assign(current)
 
     async def _after_response(self) -> None:
-        if state_of(self._session).touched and self._manager.pending:
+        state = state_of(self._session)
+        if (state.tickets or state.touched) and self._manager.pending:
             await self._manager.after_response()
 
     async def _replace(self) -> None:

@@ -13,22 +13,18 @@ begins with "!":
     {"!enum":["Colour","RED"]}   {"!enum":["Permission",3]}     the member's name; of a Flag the number
 """
 
-import base64
 import enum
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta, timezone
-from decimal import Decimal
+from functools import partial
 from typing import Any, NoReturn, Protocol, TypeAlias
-from uuid import UUID
-from zoneinfo import ZoneInfo
 
 import msgspec
 
 from vedsess_middleware.errors import ConfigurationError, SerializationError
+from vedsess_middleware.forms import FORMS, Form, Unreadable, Unwritable, type_name
 
 __all__ = ["Codec", "JsonCodec"]
 
@@ -36,13 +32,10 @@ _Path: TypeAlias = tuple[object, ...]  # the field's name, then an index, a str 
 
 _MAX_DEPTH = 100
 _MIN_INT, _MAX_INT = -(2**63), 2**64 - 1
-_DECIMAL_BITS = 2048  # 617 digits; a Python can be told to refuse texts of more than 640
 _ATOMS = frozenset({str, bool, type(None)})
 _CONTAINERS = frozenset({list, dict, tuple, set, frozenset})
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_MOMENT = re.compile(r"([^\[]+)(?:\[([^=\[\]]+)\])?(\[_fold=1\])?(?:\[_name=(.*)\])?", re.DOTALL)
-_BAD_TEXT = (ValueError, TypeError, ArithmeticError, LookupError, OSError)  # OSError: a zone key that is a folder
 
 _dump = msgspec.json.Encoder().encode
 _load = msgspec.json.Decoder().decode
@@ -164,7 +157,7 @@ class _Writer:
     def __init__(self, enums: Iterable[type[enum.Enum]]) -> None:
         self._writers: dict[type, Callable[[Any, _Path], object]] = {
             **dict.fromkeys((bool, type(None)), lambda value, path: value),
-            **dict.fromkeys(_FORMS, self._text),
+            **dict.fromkeys(FORMS, self._text),
             **dict.fromkeys(enums, self._enum),
             str: self._str,
             int: lambda value, path: value if _MIN_INT <= value <= _MAX_INT else self._text(value, path),
@@ -191,10 +184,10 @@ class _Writer:
         return value
 
     def _text(self, value: object, path: _Path) -> object:
-        form = _FORMS[type(value)]
+        form = FORMS[type(value)]
         try:
             return {form.tag: form.write(value)}
-        except _Unwritable as problem:
+        except Unwritable as problem:
             why = str(problem)
         _refuse(path, why)
 
@@ -203,15 +196,10 @@ class _Writer:
         return {"!enum": [type(value).__name__, identity]}
 
     def _items(self, value: Sequence[object], path: _Path) -> list[object]:
-        trees = []
-        for index, item in enumerate(value):
-            trees.append(self.tree(item, (*path, index)))
-        return trees
+        return [self.tree(item, (*path, index)) for index, item in enumerate(value)]
 
     def _sorted(self, value: AbstractSet[object], path: _Path) -> list[msgspec.Raw]:
-        texts = []
-        for item in value:
-            texts.append(_dump(self.tree(item, (*path, type(item)))))
+        texts = [_dump(self.tree(item, (*path, type(item)))) for item in value]
         return [msgspec.Raw(text) for text in sorted(texts)]
 
     def _dict(self, value: dict[Any, object], path: _Path) -> object:
@@ -228,7 +216,7 @@ class _Reader:
     def __init__(self, enums: Mapping[str, type[enum.Enum]]) -> None:
         self._enums = enums
         self._readers: dict[str, Callable[[object, int], object]] = {
-            **{form.tag: form.value for form in _FORMS.values()},
+            **{form.tag: partial(_leaf, form) for form in FORMS.values()},
             "!tuple": lambda payload, room: tuple(self._items(payload, room)),
             "!set": lambda payload, room: _distinct(set, self._items(payload, room)),
             "!frozenset": lambda payload, room: _distinct(frozenset, self._items(payload, room)),
@@ -284,99 +272,6 @@ class _Reader:
         return member
 
 
-@dataclass(frozen=True, slots=True)
-class _Form:
-    """How a type is stored as a tagged text.  A strict form reads only what it would write."""
-
-    tag: str
-    write: Callable[[Any], str]
-    read: Callable[[str], object]
-    strict: bool = True
-
-    def value(self, payload: object, room: int) -> object:
-        if type(payload) is str:
-            try:
-                value = self.read(payload)
-                if not self.strict or self.write(value) == payload:
-                    return value
-            except _BAD_TEXT:
-                pass
-        _reject(f"has a {self.tag} that cannot be read")
-
-
-class _Unwritable(Exception):
-    """Why a form cannot write this one value."""
-
-
-def _moment_text(value: datetime | time) -> str:
-    zone = value.tzinfo
-    suffix = "[_fold=1]" if value.fold else ""
-    if type(zone) is ZoneInfo:
-        suffix = f"[{_zone_key(zone)}]{suffix}"
-    elif type(zone) is timezone:
-        name = zone.tzname(None)
-        suffix += "" if name == timezone(zone.utcoffset(None)).tzname(None) else f"[_name={name}]"
-    elif zone is not None:
-        raise _Unwritable(f"has a tzinfo of the type {_type_name(type(zone))}; use zoneinfo.ZoneInfo")
-    return value.isoformat() + suffix
-
-
-def _zone_key(zone: ZoneInfo) -> str:
-    try:
-        return ZoneInfo(zone.key).key
-    except _BAD_TEXT:
-        raise _Unwritable("has a zoneinfo.ZoneInfo without a key that leads back to it") from None
-
-
-def _moment(kind: type[datetime] | type[time], text: str) -> datetime | time:
-    if "[" not in text:
-        return kind.fromisoformat(text)
-    match = _MOMENT.fullmatch(text)
-    if match is None:
-        raise ValueError
-    iso, key, fold, name = match.groups()
-    value = kind.fromisoformat(iso).replace(fold=1 if fold else 0)
-    if key is not None:
-        return _in_zone(value, ZoneInfo(key))
-    offset = value.utcoffset()
-    return value if name is None or offset is None else value.replace(tzinfo=timezone(offset, name))
-
-
-def _in_zone(value: datetime | time, zone: ZoneInfo) -> datetime | time:
-    local = value.replace(tzinfo=zone)
-    if isinstance(value, datetime) and value.utcoffset() not in (None, local.utcoffset()):
-        return value.astimezone(zone)  # the zone's rules have changed since: the instant counts
-    return local
-
-
-def _timedelta_text(value: timedelta) -> str:
-    seconds, rest = divmod(abs(value), timedelta(seconds=1))
-    return f"{'-' * (value.days < 0)}{seconds}" + (f".{rest.microseconds:06}" if rest else "")
-
-
-def _timedelta(text: str) -> timedelta:
-    seconds, _, micro = text.removeprefix("-").partition(".")
-    sign = -1 if text.startswith("-") else 1
-    return timedelta(seconds=sign * int(seconds), microseconds=sign * int(micro or 0))
-
-
-def _int_text(value: int) -> str:
-    return str(value) if value.bit_length() <= _DECIMAL_BITS else hex(value)
-
-
-_FORMS: dict[type, _Form] = {
-    datetime: _Form("!datetime", _moment_text, lambda text: _moment(datetime, text), strict=False),
-    date: _Form("!date", date.isoformat, date.fromisoformat),
-    time: _Form("!time", _moment_text, lambda text: _moment(time, text), strict=False),
-    timedelta: _Form("!timedelta", _timedelta_text, _timedelta),
-    UUID: _Form("!uuid", str, UUID),
-    Decimal: _Form("!decimal", lambda value: str(value).replace("e", "E"), Decimal),  # some contexts write a small e
-    bytes: _Form("!bytes", lambda value: base64.b64encode(value).decode(), base64.b64decode),
-    int: _Form("!int", _int_text, lambda text: int(text, 16 if "x" in text else 10)),
-    float: _Form("!float", repr, float),
-}
-
-
 def _member(cls: type[enum.Enum], identity: object) -> enum.Enum | None:
     if not issubclass(cls, enum.Flag):
         return cls.__members__.get(identity) if type(identity) is str else None
@@ -387,6 +282,13 @@ def _member(cls: type[enum.Enum], identity: object) -> enum.Enum | None:
     except ValueError:
         return None
     return member if type(member) is cls and member._value_ == identity else None
+
+
+def _leaf(form: Form, payload: object, _room: int) -> object:
+    try:
+        return form.value(payload)
+    except Unreadable:
+        _reject(f"has a {form.tag} that cannot be read")
 
 
 def _distinct(kind: Callable[[list[Any]], Sized], items: list[Any]) -> object:
@@ -409,14 +311,10 @@ def _refuse(path: _Path, why: str) -> NoReturn:
 
 def _why_not(kind: type) -> str:
     if issubclass(kind, enum.Enum):
-        return f"is of the enum {_type_name(kind)}, which is not registered; pass JsonCodec(enums=[{kind.__name__}])"
-    bases = [base.__name__ for base in kind.__mro__ if base in _ATOMS | _CONTAINERS | _FORMS.keys()]
+        return f"is of the enum {type_name(kind)}, which is not registered; pass JsonCodec(enums=[{kind.__name__}])"
+    bases = [base.__name__ for base in kind.__mro__ if base in _ATOMS | _CONTAINERS | FORMS.keys()]
     mend = f"; convert it to {bases[0]}" if bases else ""
-    return f"is of the type {_type_name(kind)}, which a session cannot keep{mend}"
-
-
-def _type_name(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+    return f"is of the type {type_name(kind)}, which a session cannot keep{mend}"
 
 
 def _shown(path: _Path) -> str:

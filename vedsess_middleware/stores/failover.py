@@ -26,7 +26,7 @@ Mirror = Literal["off", "after-response", "before-response"]
 _FIRST = Version(0, 1)
 _DEGRADED = Version(1, 0)
 _MOST_PENDING = 10_000
-_AT_ONCE = 32
+_AT_ONCE = 16
 
 
 class FailoverStore:
