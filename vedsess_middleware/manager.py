@@ -26,7 +26,7 @@ from vedsess_middleware.events import (
 from vedsess_middleware.request import RequestInfo
 from vedsess_middleware.session import Changes, Session, State, state_of
 from vedsess_middleware.settings import Settings
-from vedsess_middleware.stores.contract import Stats, Store
+from vedsess_middleware.stores.contract import Stats, Store, Written
 from vedsess_middleware.stores.record import Delta, Field, Record, Version
 
 __all__ = ["SessionInfo", "SessionManager"]
@@ -283,7 +283,7 @@ class SessionManager:
             # A stale record is the newest there is: nothing is gained by asking for more.
             base = version if record.stale else ticket.token.join(version)
             delta = self._delta(changes, base, record)
-            written = await settle(self.store.update(ticket.key, delta))
+            written = await self._send(ticket.key, delta)
             if written is None or written.gone:
                 self._on_event(LateWriteRefused(session=ticket.key[:8], reason="the session had been ended"))
                 return None
@@ -301,7 +301,7 @@ class SessionManager:
         if not changes:
             return None
         ticket = state.tickets[0]
-        written = await settle(self.store.update(ticket.key, self._delta(changes, ticket.token, None)))
+        written = await self._send(ticket.key, self._delta(changes, ticket.token, None))
         if written is not None and not written.gone:
             state.encoded = {**state.encoded, **changes.put}
             return self._answer(state, ticket, written.version, info)
@@ -312,6 +312,13 @@ class SessionManager:
         if state.record is not None:
             return await self._update(state, session.changes(), info)
         return await self._create(session, session.changes(), info, headers_left)
+
+    async def _send(self, key: str, delta: Delta) -> Written | None:
+        try:
+            return await settle(self.store.update(key, delta))
+        except CorruptRecord as error:
+            self._on_event(RecordRejected(session=key[:8], reason=str(error)))
+            return None
 
     def _answer(self, state: State, ticket: Ticket, version: Version, info: RequestInfo) -> str | None:
         """A cookie where the browser has to know something new, or the one it has is getting old."""

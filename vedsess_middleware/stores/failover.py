@@ -89,15 +89,13 @@ class FailoverStore:
     # -- the contract ----------------------------------------------------------------------------------------------
 
     async def load(self, key: str, *, at: float, refresh: float, token: Version = Version()) -> Record | None:
-        answered = fillable = False
-        copy: Record | None = None
+        copy, answered = None, True
         try:
             copy = await self._first.ask(lambda: self.primary.load(key, at=at, refresh=refresh, token=token))
-            answered = fillable = True
         except CorruptRecord:
-            answered = True
+            copy = None  # as good as lost: the row takes its place
         except StoreUnavailable:
-            pass
+            answered = False
         if copy is not None and (copy.gone or not copy.stale):
             if copy.last_activity == at and self._mirrors:
                 self.secondary.note_use(key, copy)
@@ -107,7 +105,7 @@ class FailoverStore:
         if not known:
             return None if answered or self._mirrors else self._hidden(at)
         newest = reduce(merge, known)
-        if fillable:
+        if answered:
             self._fills[key] = newest
         if newest.gone:
             return newest
@@ -285,13 +283,13 @@ class FailoverStore:
         if not (self._draining and self._first.breaker.closed):
             return
         owed = await self._second.ask(lambda: self.secondary.owed(limit=_AT_ONCE))
-        self._draining = len(owed) == _AT_ONCE
         for key, record in owed.items():
             merged = await self._first.ask(partial(self.primary.merge, key, record))
             if self._mirrors and merged != record:
                 await self._second.ask(partial(self.secondary.merge, key, merged))
             remove = not self._mirrors and not record.gone
             await self._second.ask(partial(self.secondary.paid, key, record.version, remove=remove))
+        self._draining = len(owed) == _AT_ONCE
 
     async def _note_uses(self) -> None:
         if self.secondary.pending:
@@ -317,9 +315,7 @@ class FailoverStore:
         self._pending[key] = merge(known, record) if known else record
         if len(self._pending) > _MOST_PENDING:
             self._pending.pop(next(iter(self._pending)), None)
-            self._on_event(
-                CopyOwed(store=self.secondary.name, reason="too many wait: dropped the oldest")
-            )
+            self._on_event(CopyOwed(store=self.secondary.name, reason="too many wait: dropped the oldest"))
 
     async def _copied(self, key: str, record: Record) -> bool:
         try:

@@ -16,7 +16,7 @@ from sqlalchemy.dialects import mysql
 from vedsess_middleware.errors import CorruptRecord
 from vedsess_middleware.stores.record import Field, Record, Version
 
-__all__ = ["from_row", "instant", "metadata", "sessions", "to_row"]
+__all__ = ["frame", "from_row", "instant", "metadata", "sessions", "to_row"]
 
 metadata = MetaData()
 """Our own: an app's migrations may merge it, and never meet it by accident."""
@@ -79,18 +79,24 @@ def from_row(row: Mapping[Any, Any]) -> Record:
     Raises:
         CorruptRecord: its fields are not ours.
     """
+    record = frame(row)
+    if record.gone:
+        return record
+    try:
+        texts = msgspec.json.decode(row["fields"], type=dict[str, str])
+        return replace(record, fields={name: Field.parse(text) for name, text in texts.items()})
+    except ValueError as error:
+        raise CorruptRecord("a row of the session table is not a session") from error
+
+
+def frame(row: Mapping[Any, Any]) -> Record:
+    """Read a row without its fields: that works whatever is in them."""
     version = Version(row["s"], row["r"])
     if not row["is_active"]:
         ended = Record.tombstone(version=version, at=_epoch(row["updated_at"]), until=_epoch(row["expires_at"]))
         return replace(ended, dirty=row["dirty"])
-    try:
-        texts = msgspec.json.decode(row["fields"], type=dict[str, str])
-        fields = {name: Field.parse(text) for name, text in texts.items()}
-    except ValueError as error:
-        raise CorruptRecord("a row of the session table is not a session") from error
     return Record(
         version=version,
-        fields=fields,
         created_at=_epoch(row["created_at"]),
         updated_at=_epoch(row["updated_at"]),
         last_activity=_epoch(row["last_activity"]),

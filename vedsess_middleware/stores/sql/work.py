@@ -8,10 +8,11 @@ from sqlalchemy import ColumnElement, Connection, Select, bindparam, or_, select
 from sqlalchemy import insert as insert_into
 from sqlalchemy import update as update_rows
 
+from vedsess_middleware.errors import CorruptRecord
 from vedsess_middleware.stores.contract import Written
 from vedsess_middleware.stores.record import Delta, Record, Version
 from vedsess_middleware.stores.record import merge as merged
-from vedsess_middleware.stores.sql.tables import from_row, instant, sessions, to_row
+from vedsess_middleware.stores.sql.tables import frame, from_row, instant, sessions, to_row
 
 __all__ = ["end", "find", "insert", "merge", "note_uses", "records", "take_over", "update"]
 
@@ -26,14 +27,17 @@ _NOTE_USE = (
 
 
 def find(connection: Connection, *, key: str, lock: bool = False) -> Record | None:
-    """The record, or None.  `lock` holds the row until the transaction ends."""
+    """The record, or None.  `lock` holds the row until the transaction ends, and takes an unreadable one for empty."""
     row = connection.execute(_LOCK if lock else _FIND, {"key": key}).mappings().one_or_none()
-    return None if row is None else from_row(row)
+    if row is None:
+        return None
+    return (_readable(row) or frame(row)) if lock else from_row(row)
 
 
 def records(connection: Connection, *, query: Select[Any]) -> dict[str, Record]:
-    """The records of a query by key."""
-    return {row["session_id"]: from_row(row) for row in connection.execute(query).mappings()}
+    """The readable records of a query by key."""
+    found = ((row["session_id"], _readable(row)) for row in connection.execute(query).mappings())
+    return {key: record for key, record in found if record is not None}
 
 
 def insert(connection: Connection, *, key: str, record: Record, dirty: bool = False) -> bool:
@@ -88,7 +92,8 @@ def end(
     named: ColumnElement[bool] = _c.session_id.in_(keys)
     if user_id is not None:
         named = or_(named, (_c.user_id == user_id) & _c.is_active & (_c.session_id != (keep or "")))
-    rows = records(connection, query=select(sessions).where(named).with_for_update())
+    query = select(sessions).where(named).with_for_update()
+    rows = {row["session_id"]: frame(row) for row in connection.execute(query).mappings()}
     for key, record in rows.items():
         if not record.gone:
             version = Version(record.version.s + 1, record.version.r)
@@ -107,6 +112,13 @@ def note_uses(connection: Connection, *, used: Mapping[str, Record]) -> None:
         for key, record in used.items()
     ]
     connection.execute(_NOTE_USE, rows)
+
+
+def _readable(row: Mapping[Any, Any]) -> Record | None:
+    try:
+        return from_row(row)
+    except CorruptRecord:
+        return None
 
 
 def _write(

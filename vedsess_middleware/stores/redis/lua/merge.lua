@@ -8,6 +8,10 @@ local incoming = {}
 for i = 4, #ARGV, 2 do incoming[ARGV[i]] = ARGV[i + 1] end
 
 local s, r = split(state[2] or '0.0')
+if not s then  -- not a record: the one that comes takes its place
+  redis.call('DEL', key)
+  s, r = 0, 0
+end
 local other_s, other_r = split(incoming.version)
 local version = math.max(s, other_s) .. '.' .. math.max(r, other_r)
 if gone == '1' then
@@ -16,8 +20,9 @@ if gone == '1' then
 end
 
 local function newer(mine, theirs)
-  local my_stamp, my_value = string.match(mine, '^([%d%.]+):(.*)$')
-  local stamp, value = string.match(theirs, '^([%d%.]+):(.*)$')
+  local my_stamp, my_value = string.match(mine, '^(%d+%.%d+):(.*)$')
+  if not my_stamp then return true end
+  local stamp, value = string.match(theirs, '^(%d+%.%d+):(.*)$')
   local my_s, my_r = split(my_stamp)
   local their_s, their_r = split(stamp)
   if my_s ~= their_s then return their_s > my_s end
@@ -27,6 +32,7 @@ end
 
 local function shorter(mine, theirs)
   local my_idle, my_deadline = string.match(mine, '^(%d+):(%d+)$')
+  if not my_idle then return theirs end
   local idle, deadline = string.match(theirs, '^(%d+):(%d+)$')
   return string.format('%d:%d', math.min(my_idle, idle), math.min(my_deadline, deadline))
 end
