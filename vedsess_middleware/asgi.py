@@ -49,7 +49,7 @@ class SessionMiddleware:
         ConfigurationError: a setting is wrong; the message names it.
     """
 
-    def __init__(self, app: ASGIApp, config: Settings | SessionManager | None = None, **options: Any) -> None:
+    def __init__(self, app: ASGIApp, /, config: Settings | SessionManager | None = None, **options: Any) -> None:
         self.app = app
         self.manager = configured_manager(config, options, is_async=True)
         self._owns_manager = not isinstance(config, SessionManager)
@@ -65,7 +65,7 @@ class SessionMiddleware:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         cookies, info = _read_scope(scope, self.manager.settings.trusted_proxies)
-        session = self.manager.begin(cookies, info)
+        session = self.manager.begin(cookies)
         await self.manager.load(session)
         scope = {**scope, "session": session}
         exchange = _Exchange(self.manager, session, info, scope, receive, send)

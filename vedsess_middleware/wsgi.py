@@ -58,7 +58,7 @@ class SessionMiddleware:
         if settings.exclude and is_excluded(_path(environ), settings.exclude):
             return self.app(environ, start_response)
         info = _request_info(environ, settings.trusted_proxies)
-        session = self.manager.begin(environ.get("HTTP_COOKIE", ""), info)
+        session = self.manager.begin(environ.get("HTTP_COOKIE", ""))
         environ[ENVIRON_KEY] = session
         response = _Response(self.manager, session, info, start_response)
         body: Iterable[bytes] = ()

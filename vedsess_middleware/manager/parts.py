@@ -1,0 +1,91 @@
+"""What every step in the life of a session needs, and how a first record is made."""
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from vedsess_middleware.codec import Codec
+from vedsess_middleware.cookies import CookieJar
+from vedsess_middleware.errors import StoreError, StoreMisconfigured
+from vedsess_middleware.events import EventHook, StoreRefused
+from vedsess_middleware.request import RequestInfo
+from vedsess_middleware.session import Changes, State
+from vedsess_middleware.settings import Settings
+from vedsess_middleware.stores.contract import Store
+from vedsess_middleware.stores.record import Delta, Field, Record, Version
+
+__all__ = ["Parts"]
+
+_LABEL = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The parts of a manager, shared by its steps.
+
+    Attributes:
+        store: where sessions are kept.
+        settings: everything that is a value.
+        jar: reads and signs cookies.
+        codec: of values.
+        clock: epoch seconds.
+        on_event: told what happens.
+    """
+
+    store: Store
+    settings: Settings
+    jar: CookieJar
+    codec: Codec
+    clock: Callable[[], float]
+    on_event: EventHook
+
+    @property
+    def now(self) -> float:
+        """Epoch seconds, to the millisecond, as exact as a record holds them."""
+        return round(self.clock(), 3)
+
+    @property
+    def until(self) -> float:
+        """When no copy of a session that is ended now can still be alive."""
+        return self.now + self.settings.idle_timeout
+
+    @property
+    def refresh(self) -> float:
+        """Seconds after which a use is recorded again: exact enough for the timeout, and seldom enough to be no cost."""
+        return min(60.0, self.settings.idle_timeout / 10)
+
+    def first_record(self, values: Mapping[str, str], info: RequestInfo, *, at: float, user_id: str | None) -> Record:
+        """A record of these encoded values, used now for the first time."""
+        settings = self.settings
+        record = Record.new(at=at, idle_timeout=settings.idle_timeout, deadline_at=at + settings.absolute_timeout)
+        return replace(
+            record,
+            fields={name: Field(Version(), text) for name, text in values.items()},
+            user_id=user_id,
+            user_agent=_label(info.user_agent),
+            ip_address=_label(info.ip_address),
+        )
+
+    def delta(self, changes: Changes, base: Version, loaded: Record | None) -> Delta:
+        """The changes as a store takes them."""
+        return Delta(
+            put=changes.put,
+            drop=changes.drop,
+            forget=changes.forget,
+            at=self.now,
+            base=base,
+            loaded=loaded,
+            refresh=self.refresh,
+            commit_id=secrets.token_hex(4),
+        )
+
+    def note_failure(self, state: State, error: StoreError) -> None:
+        """Let the session remember that no store could serve it."""
+        state.failure = error
+        if isinstance(error, StoreMisconfigured):
+            self.on_event(StoreRefused(store=self.store.name, reason=str(error)))
+
+
+def _label(text: str | None) -> str | None:
+    """At most 64 printable ASCII characters: a longer value doubles the memory of a small hash."""
+    return "".join(c if " " <= c <= "~" else "?" for c in text[:_LABEL]) or None if text else None
