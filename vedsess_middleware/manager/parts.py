@@ -51,7 +51,7 @@ class Parts:
 
     @property
     def refresh(self) -> float:
-        """Seconds after which a use is recorded again: exact enough for the timeout, and seldom enough to be no cost."""
+        """Seconds after which a use is recorded again: exact enough for the timeout, seldom enough to cost nothing."""
         return min(60.0, self.settings.idle_timeout / 10)
 
     def first_record(self, values: Mapping[str, str], info: RequestInfo, *, at: float, user_id: str | None) -> Record:
