@@ -153,6 +153,9 @@ class Commit:
             return None
 
     def _refuse(self, key: str, reason: str) -> None:
+        """Say that the changes are dropped; the same ones are not tried again when the body ends."""
+        state = state_of(self.session)
+        state.intent, state.encoded = None, self.session.encode()
         self.parts.on_event(LateWriteRefused(session=key[:8], reason=reason))
 
     def _answer(self, ticket: Ticket, version: Version) -> str | None:

@@ -53,7 +53,9 @@ class RedisStore:
         self._all, self._probe_key = f"{prefix}session_index:all", f"{prefix}probe"
         self._longest, self._on_event = ceil(longest_life) + 1, on_event
         self._census = Census(self._wire, session=self._session, user=self._user, everyone=self._all)
+        # Entries of indexes that are to change after a response: uses with their user and end, and ended sessions.
         self._used: dict[str, tuple[str | None, float]] = {}
+        self._ended: dict[str, str] = {}
         self._script = session_script()
 
     @classmethod
@@ -87,7 +89,7 @@ class RedisStore:
 
     @property
     def pending(self) -> bool:
-        return bool(self._used)
+        return bool(self._used or self._ended)
 
     async def load(self, key: str, *, at: float, refresh: float, token: Version = Version()) -> Record | None:
         touched, raw = await self._wire.execute(*self._call("load", key, milliseconds(at), milliseconds(refresh)))
@@ -105,10 +107,11 @@ class RedisStore:
     async def replace(
         self, old_key: str, new_key: str, record: Record, *, at: float, until: float, even_if_gone: bool = False
     ) -> Version | None:
-        version, ending = await self._create(
-            new_key, record.born(Version(0, 1)), self._ending(old_key, at, until, record.user_id)
-        )
-        if ending[0] or even_if_gone:
+        ending = self._ending(old_key, at, until)
+        version, replies = await self._create(new_key, record.born(Version(0, 1)), ending)
+        first, user = replies[0]
+        self._unlist(old_key, user)
+        if first or even_if_gone:
             return version
         await self.end([new_key], at=at, until=until)
         return None
@@ -133,7 +136,10 @@ class RedisStore:
         ended = list(keys)
         if user_id is not None:
             ended += [key for key in await self._keys_of(user_id) if key != keep and key not in ended]
-        await self._wire.batch([command for key in ended for command in self._ending(key, at, until, user_id)])
+        endings = [self._ending(key, at, until) for key in ended]
+        replies = await self._wire.batch([command for ending in endings for command in ending])
+        for key, (_, user) in zip(ended, replies[::2], strict=True):
+            self._unlist(key, user)
         return ended
 
     async def merge(self, key: str, record: Record) -> Record:
@@ -159,7 +165,9 @@ class RedisStore:
 
     async def after_response(self) -> None:
         used, self._used = self._used, {}
-        await self._wire.batch([c for key, (user, end) in used.items() for c in self._index(key, user, end)])
+        ended, self._ended = self._ended, {}
+        listing = [command for key, (user, end) in used.items() for command in self._index(key, user, end)]
+        await self._wire.batch([*listing, *(("ZREM", self._user + user, key) for key, user in ended.items())])
 
     async def probe(self) -> None:
         await self._probe.once(lambda client: client.set(self._probe_key, 1, px=1000))
@@ -201,10 +209,15 @@ class RedisStore:
         trimming: list[Command] = [("ZREMRANGEBYSCORE", name, "-inf", record.last_activity) for name in names]
         return [*trimming, *self._index(key, record.user_id, record.expires_at)]
 
-    def _ending(self, key: str, at: float, until: float, user_id: str | None = None) -> list[Command]:
-        names = [self._all] if user_id is None else [self._all, self._user + user_id]
+    def _ending(self, key: str, at: float, until: float) -> list[Command]:
         ending = self._call("finish", key, milliseconds(at), max(1, milliseconds(until - at)), secrets.token_hex(4))
-        return [ending, *(("ZREM", name, key) for name in names)]
+        return [ending, ("ZREM", self._all, key)]
+
+    def _unlist(self, key: str, user: bytes) -> None:
+        """Take a session that has ended from its user's index, after the response."""
+        self._used.pop(key, None)
+        if user:
+            self._ended[key] = user.decode()
 
     async def _keys_of(self, user_id: str) -> list[str]:
         return [member.decode() for member in await self._wire.execute("ZRANGE", self._user + user_id, 0, -1)]

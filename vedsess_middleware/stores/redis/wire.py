@@ -68,10 +68,9 @@ def redis_client(url: str, *, is_async: bool, timeout: float) -> Client:
         retry=Retry(NoBackoff(), 0),
         health_check_interval=0,
         protocol=2,
-        lib_name=None,
-        lib_version=None,
+        driver_info=None,
     )
-    return module.Redis(connection_pool=pool)
+    return module.Redis.from_pool(pool)
 
 
 class Wire:

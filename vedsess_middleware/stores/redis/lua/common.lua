@@ -27,8 +27,9 @@ local function hset(list)
 end
 
 -- Records the use of a live session and extends its time to live, up to its deadline.
--- life: "idle:deadline" in milliseconds.  Returns the new end, or false.
-local function touch(at, life)
+-- life: "idle:deadline" in milliseconds; ends: its end so far.  Returns the new end, or false where it is over.
+local function touch(at, life, ends)
+  if ends <= iso(at) then return false end
   local idle, deadline = string.match(life, '^(%d+):(%d+)$')
   local expires = math.min(at + idle, tonumber(deadline))
   if expires <= at then return false end

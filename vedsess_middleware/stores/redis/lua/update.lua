@@ -1,10 +1,10 @@
 -- at, refresh, base, known version, commit id, 1 if the whole record is wanted, number of fields, name, value, ...,
 -- forgotten names -> {"ok", its end if the use was recorded else 0, version, user, hash} | {"gone", version} | {"absent"} | {"behind"}
 local at, refresh, base, known, commit = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5]
-local state = redis.call('HMGET', key, 'version', 'gone', 'commit', 'life', 'user_id', 'last_activity')
-local version, gone, last_commit, life, user, used = unpack(state)
+local state = redis.call('HMGET', key, 'version', 'gone', 'commit', 'life', 'user_id', 'last_activity', 'expires_at')
+local version, gone, last_commit, life, user, used, ends = unpack(state)
 if gone then return {'gone', gone} end
-if not version then return {'absent'} end
+if not version or ends <= iso(at) then return {'absent'} end
 
 local s, r = split(version)
 if last_commit ~= commit then
@@ -22,7 +22,7 @@ if last_commit ~= commit then
   hset(changes)
   for i = last + 1, #ARGV do redis.call('HDEL', key, ARGV[i]) end
 end
-local expires = touch(at, life)
+local expires = touch(at, life, ends)
 local due = expires and used < iso(at - refresh)
 
 local reply = {'ok', due and expires or 0, version, user or ''}
