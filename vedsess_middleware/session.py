@@ -196,6 +196,7 @@ class Session(dict[str, Any]):
         state = self._state
         keys = [ticket.key for ticket in ([state.ticket] if state.ticket else state.tickets)]
         state.ended += [key for key in keys if key not in state.ended]
+        state.written = state.written or bool(keys)
         state.tickets, state.ticket, state.record, state.encoded = [], None, None, {}
         state.intent, state.user_id, state.loaded, state.failure = None, None, True, None
         dict.clear(self)

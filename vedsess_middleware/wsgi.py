@@ -173,9 +173,14 @@ class _Response:
         with suppress(StoreError):
             run_blocking(self._manager.commit_logout(self._session, self._info))
 
+    @property
+    def pending(self) -> bool:
+        """Whether there is work that must not delay the answer; a request that left its session alone does none."""
+        return state_of(self._session).touched and self._manager.pending
+
     def after_response(self) -> None:
         """Do what must not delay the answer."""
-        if self._manager.pending:
+        if self.pending:
             run_blocking(self._manager.after_response())
 
     # -- the body --------------------------------------------------------------------------------------------------
@@ -192,7 +197,7 @@ class _Response:
             if self.replaced:
                 return [self.replacement]
             stack.pop_all()
-        if not (state_of(self._session).touched and self._manager.pending):
+        if not self.pending:
             return body
         return _List(self, body) if listed else _Body(self, body)
 

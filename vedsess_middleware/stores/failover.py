@@ -4,8 +4,9 @@ Whatever either store holds is brought together by merging, so a request never n
 No thread and no task: copies, probes and fills ride after a response, in `after_response`.
 """
 
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial, reduce
@@ -68,6 +69,7 @@ class FailoverStore:
         circuit = partial(Circuit, on_event=on_event, clock=clock)
         self._first = circuit(primary.name, CircuitBreaker(clock), trial=False)
         self._second = circuit(secondary.name, CircuitBreaker(clock), trial=True)
+        self._lock = threading.Lock()
         self._pending: dict[str, Record] = {}
         self._fills: dict[str, Record] = {}
         # Rows that an earlier process left behind are found like those of an outage.
@@ -105,6 +107,8 @@ class FailoverStore:
         if not known:
             return None if answered or self._mirrors else self._hidden(at)
         newest = reduce(merge, known)
+        if newest.expires_at <= at:
+            return None
         if answered:
             self._fills[key] = newest
         if newest.gone:
@@ -140,6 +144,7 @@ class FailoverStore:
         known = [record for record in (delta.loaded, self._pending.get(key)) if record is not None]
         carried = replace(delta, loaded=reduce(merge, known) if known else None)
         taken = await self._second.ask(lambda: self.secondary.take_over(key, carried))
+        self._draining = True
         if answered and taken is not None and taken.record is not None:
             self._fills[key] = taken.record
         return taken
@@ -185,18 +190,16 @@ class FailoverStore:
                 pass
         tombstone = Record.tombstone(version=_FIRST, at=at, until=until)
         try:
-            # With a copy of every login in SQL, the index in Redis need not be asked.
-            whose = None if copied and self._mirrors else user_id
-            ended = await self._first.ask(
-                partial(self.primary.end, ended, user_id=whose, keep=keep, at=at, until=until)
+            everywhere = await self._first.ask(
+                partial(self.primary.end, ended, user_id=user_id, keep=keep, at=at, until=until)
             )
         except StoreUnavailable:
             await self._owe(dict.fromkeys(ended, tombstone))
             return ended
-        if not copied:
-            for key in ended:
+        for key in everywhere:
+            if not copied or key not in ended:  # a login that the secondary has not seen yet
                 await self._mirror_later(key, tombstone)
-        return ended
+        return everywhere
 
     async def merge(self, key: str, record: Record) -> Record:
         try:
@@ -220,7 +223,9 @@ class FailoverStore:
                 found[key] = merge(found[key], record) if key in found else record
         if len(failures) == 2:
             raise failures[0]
-        return found
+        for key in found:
+            found[key] = merge(found[key], self._pending.get(key, found[key]))
+        return {key: record for key, record in found.items() if not record.gone}
 
     async def stats(self, *, at: float) -> Stats:
         try:
@@ -250,11 +255,8 @@ class FailoverStore:
                 continue
 
     async def _mirror_pending(self) -> None:
-        for _ in range(min(len(self._pending), _AT_ONCE)):
-            key = next(iter(self._pending), None)
-            record = self._pending.pop(key, None) if key is not None else None
-            if key is not None and record is not None:
-                await self._mirror(key, record)
+        for key, record in self._take(self._pending):
+            await self._mirror(key, record)
 
     async def _mirror(self, key: str, record: Record) -> None:
         done = False
@@ -270,26 +272,37 @@ class FailoverStore:
                 self._remember(key, record)
 
     async def _fill_primary(self) -> None:
-        for _ in range(min(len(self._fills), _AT_ONCE)):
-            key = next(iter(self._fills), None)
-            record = self._fills.pop(key, None) if key is not None else None
-            if key is not None and record is not None:
+        for key, record in self._take(self._fills):
+            with suppress(CorruptRecord):  # then it lives on in the secondary
                 await self._first.ask(partial(self.primary.merge, key, record))
-                if self._mirrors:
-                    self._remember(key, record)
+            if self._mirrors:
+                self._remember(key, record)
 
     async def _drain(self) -> None:
         """Bring to the primary what was written while it was away, by this process or another."""
         if not (self._draining and self._first.breaker.closed):
             return
-        owed = await self._second.ask(lambda: self.secondary.owed(limit=_AT_ONCE))
-        for key, record in owed.items():
-            merged = await self._first.ask(partial(self.primary.merge, key, record))
-            if self._mirrors and merged != record:
-                await self._second.ask(partial(self.secondary.merge, key, merged))
-            remove = not self._mirrors and not record.gone
-            await self._second.ask(partial(self.secondary.paid, key, record.version, remove=remove))
-        self._draining = len(owed) == _AT_ONCE
+        self._draining, done = False, False
+        try:
+            owed = await self._second.ask(lambda: self.secondary.owed(limit=_AT_ONCE))
+            for key, record in owed.items():
+                with suppress(CorruptRecord):  # it stays owed, and keeps no other waiting
+                    await self._pay(key, record)
+            done = len(owed) < _AT_ONCE
+        finally:
+            if not done:  # also when cancelled
+                self._draining = True
+
+    async def _pay(self, key: str, record: Record) -> None:
+        row = merged = await self._first.ask(partial(self.primary.merge, key, record))
+        if not self._mirrors:
+            row = record
+        elif merged != record:
+            row = await self._second.ask(partial(self.secondary.merge, key, merged))
+        if self._mirrors and not row.gone and row.version != merged.version:
+            return  # it was written to meanwhile
+        remove = not self._mirrors and not record.gone
+        await self._second.ask(partial(self.secondary.paid, key, row.version, remove=remove))
 
     async def _note_uses(self) -> None:
         if self.secondary.pending:
@@ -311,11 +324,23 @@ class FailoverStore:
                 await self._mirror(key, record)
 
     def _remember(self, key: str, record: Record) -> None:
-        known = self._pending.pop(key, None)
-        self._pending[key] = merge(known, record) if known else record
-        if len(self._pending) > _MOST_PENDING:
-            self._pending.pop(next(iter(self._pending)), None)
+        with self._lock:
+            known = self._pending.pop(key, None)
+            self._pending[key] = merge(known, record) if known else record
+            too_many = len(self._pending) > _MOST_PENDING
+            if too_many:
+                del self._pending[next(iter(self._pending))]
+        if too_many:
             self._on_event(CopyOwed(store=self.secondary.name, reason="too many wait: dropped the oldest"))
+
+    def _take(self, waiting: dict[str, Record]) -> Iterator[tuple[str, Record]]:
+        """Take some out, one by one: those that come meanwhile are for the next response."""
+        for _ in range(min(len(waiting), _AT_ONCE)):
+            with self._lock:
+                if not waiting:
+                    return
+                taken = waiting.popitem()
+            yield taken
 
     async def _copied(self, key: str, record: Record) -> bool:
         try:

@@ -85,7 +85,7 @@ class MemoryStore:
     def merge(self, key: str, record: Record) -> Record:
         with self._lock:
             old = self._records.get(key)
-            merged = record if old is None else replace(merge(old, record), dirty=old.dirty)
+            merged = replace(record if old is None else merge(old, record), dirty=old is not None and old.dirty)
             self._records[key] = merged
             return merged
 
@@ -117,13 +117,13 @@ class MemoryStore:
 
     def take_over(self, key: str, delta: Delta) -> Written | None:
         with self._lock:
-            record = self._live(key, delta.at)
-            if record is not None and record.gone:
-                return Written(gone=True, version=record.version)
-            both = [each for each in (record, delta.loaded) if each is not None]
-            if not both:
+            known = [each for each in (self._records.get(key), delta.loaded) if each is not None]
+            newest = reduce(merge, known) if known else None
+            if newest is None or newest.expires_at <= delta.at:
                 return None
-            written = self._write(key, reduce(merge, both), delta)
+            if newest.gone:
+                return Written(gone=True, version=newest.version)
+            written = self._write(key, newest, delta)
             self._records[key] = replace(self._records[key], dirty=True)
             return written
 

@@ -96,6 +96,8 @@ class RedisStore:
         record = from_hash(key, _pairs(raw))
         if record is None or record.gone:
             return record
+        if record.expires_at <= at:
+            return None
         if touched:
             self._used[key] = record.user_id, record.expires_at
         return replace(record, served_by=self.name, stale=not record.version.covers(token))
@@ -140,7 +142,8 @@ class RedisStore:
         replies = await self._wire.batch([command for ending in endings for command in ending])
         for key, (_, user) in zip(ended, replies[::2], strict=True):
             self._unlist(key, user)
-        return ended
+        # The index may still name sessions that ended before.
+        return [key for key, (first, _) in zip(ended, replies[::2], strict=True) if first or key in keys]
 
     async def merge(self, key: str, record: Record) -> Record:
         ttl = milliseconds(record.expires_at - (record.updated_at if record.gone else record.last_activity))
@@ -166,8 +169,8 @@ class RedisStore:
     async def after_response(self) -> None:
         used, self._used = self._used, {}
         ended, self._ended = self._ended, {}
-        listing = [command for key, (user, end) in used.items() for command in self._index(key, user, end)]
-        await self._wire.batch([*listing, *(("ZREM", self._user + user, key) for key, user in ended.items())])
+        listing = [command for key, (user, end) in list(used.items()) for command in self._index(key, user, end)]
+        await self._wire.batch([*listing, *(("ZREM", self._user + user, key) for key, user in list(ended.items()))])
 
     async def probe(self) -> None:
         await self._probe.once(lambda client: client.set(self._probe_key, 1, px=1000))

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import Connection, Engine, delete, func, select, update
+from sqlalchemy import Connection, Engine, delete, func, inspect, select, update
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -151,6 +151,10 @@ class SQLStore:
             await engine.dispose()
         elif isinstance(engine, Engine):
             engine.dispose()
+
+    async def has_table(self) -> bool:
+        """Whether the table is there; makes nothing."""
+        return await self._read(lambda connection: inspect(connection).has_table(sessions.name))
 
     async def create_tables(self) -> None:
         """Make the table where it is not there."""

@@ -59,12 +59,13 @@ def update(connection: Connection, *, key: str, delta: Delta) -> Written | None:
 def take_over(connection: Connection, *, key: str, delta: Delta) -> Written | None:
     """Write a delta to the row merged with what the request had loaded, and mark it dirty."""
     record = find(connection, key=key, lock=True)
-    if record is not None and record.gone:
-        return Written(gone=True, version=record.version)
     known = [each for each in (record, delta.loaded) if each is not None]
-    if not known:
+    newest = reduce(merged, known) if known else None
+    if newest is None or newest.expires_at <= delta.at:
         return None
-    return _write(connection, key, reduce(merged, known), delta, dirty=True, new=record is None)
+    if newest.gone:
+        return Written(gone=True, version=newest.version)
+    return _write(connection, key, newest, delta, dirty=True, new=record is None)
 
 
 def merge(connection: Connection, *, key: str, record: Record, dirty: bool = False) -> Record:
@@ -109,7 +110,7 @@ def note_uses(connection: Connection, *, used: Mapping[str, Record]) -> None:
     """Move the time of last use forward, in one statement."""
     rows = [
         {"key": key, "used_at": instant(record.last_activity), "ends_at": instant(record.expires_at)}
-        for key, record in used.items()
+        for key, record in sorted(used.items())  # in one order, so that no two processes lock each other out
     ]
     connection.execute(_NOTE_USE, rows)
 

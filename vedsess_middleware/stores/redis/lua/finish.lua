@@ -4,5 +4,6 @@ local state = redis.call('HMGET', key, 'gone', 'version', 'user_id')
 if state[1] then return {string.sub(state[1], -#word) == word and 1 or 0, ''} end
 local s, r = split(state[2] or '0.0')
 if not s then s, r = 0, 0 end
-bury(s .. '.' .. (r + 1), at, ttl, word)
+local left = math.max(redis.call('PTTL', key), ttl)
+bury(s .. '.' .. (r + 1), iso(at), iso(at + left), left, word)
 return {1, state[3] or ''}

@@ -2,20 +2,23 @@
 --
 -- The same merge as `record.merge`: fields by stamp, versions joined, a tombstone wins.
 local at, ttl, gone = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
-local state = redis.call('HMGET', key, 'gone', 'version')
-if state[1] then return redis.call('HGETALL', key) end
+local state = redis.call('HMGET', key, 'gone', 'version', 'expires_at')
+local buried, ended, last, word = string.match(state[1] or '', '^(%S+) (%S+) (%S+) (%S+)$')
 local incoming = {}
 for i = 4, #ARGV, 2 do incoming[ARGV[i]] = ARGV[i + 1] end
 
-local s, r = split(state[2] or '0.0')
+local s, r = split(buried or state[1] or state[2] or '0.0')
 if not s then  -- not a record: the one that comes takes its place
   redis.call('DEL', key)
-  s, r = 0, 0
+  s, r, state = 0, 0, {}
 end
 local other_s, other_r = split(incoming.version)
 local version = math.max(s, other_s) .. '.' .. math.max(r, other_r)
-if gone == '1' then
-  bury(version, at, ttl, '-')
+local left = math.max(redis.call('PTTL', key), ttl, 1)
+if buried or gone == '1' then
+  ended = later(ended or '', gone == '1' and iso(at) or '')
+  last = later(last or state[2] and state[3] or '', incoming.expires_at or iso(at + ttl))
+  bury(version, ended, last, left, word or '-')
   return redis.call('HGETALL', key)
 end
 
@@ -27,7 +30,7 @@ local function newer(mine, theirs)
   local their_s, their_r = split(stamp)
   if my_s ~= their_s then return their_s > my_s end
   if my_r ~= their_r then return their_r > my_r end
-  return value > my_value
+  return later(my_value, value) == value
 end
 
 local function shorter(mine, theirs)
@@ -45,11 +48,11 @@ for name, value in pairs(incoming) do
   elseif name == 'life' then value = shorter(mine, value)
   elseif name == 'created_at' then value = mine < value and mine or value
   elseif string.sub(name, 1, 2) == 'd:' then value = newer(mine, value) and value or mine
-  else value = mine > value and mine or value
+  else value = later(mine, value)
   end
   changes[#changes + 1] = name
   changes[#changes + 1] = value
 end
 hset(changes)
-redis.call('PEXPIRE', key, math.max(redis.call('PTTL', key), ttl, 1))
+redis.call('PEXPIRE', key, left)
 return redis.call('HGETALL', key)
