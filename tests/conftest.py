@@ -3,18 +3,17 @@
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 
 from tests.servers import PostgresServer, RedisFactory, RedisServer, RedisServers, redis_binary, redis_ids
 
+if TYPE_CHECKING:
+    from tests.mariadb import MariaServer
+
 _database_numbers = itertools.count(1)
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker that ``system_redis`` asks for."""
-    config.addinivalue_line("markers", "system: needs a package of the operating system")
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +47,7 @@ def system_redis(request: pytest.FixtureRequest, redis_servers: RedisServers) ->
 
 @pytest.fixture
 def fresh_redis(tmp_path: Path) -> Iterator[RedisFactory]:
-    """Starts servers of the test's own: ``fresh_redis()`` a Valkey 9.1, ``fresh_redis("redis-6.2", "--maxmemory", "1mb")``."""
+    """Starts servers of the test's own: ``fresh_redis()``, ``fresh_redis("redis-6.2", "--maxmemory", "1mb")``."""
     servers: list[RedisServer] = []
 
     def start(server_id: str = "valkey-9.1", *extra_args: str) -> RedisServer:
@@ -75,6 +74,21 @@ def postgres_url(postgres: PostgresServer) -> Iterator[str]:
     _administer(postgres, f"CREATE DATABASE {name}")
     yield postgres.url.removesuffix("postgres") + name
     _administer(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator["MariaServer"]:
+    """Debian's MariaDB; only for tests that carry the marker ``system``."""
+    from tests.mariadb import MariaServer
+
+    with MariaServer() as server:
+        yield server
+
+
+@pytest.fixture
+def mariadb_url(mariadb: "MariaServer") -> str:
+    """The URL of an empty database."""
+    return mariadb.empty().url
 
 
 @pytest.fixture

@@ -152,7 +152,7 @@ class Server(ABC):
         return self._process.pid
 
     def start(self, *, timeout: float = 30.0) -> Self:
-        """Return when the server answers; a running one is thawed.  RuntimeError with its log after ``timeout`` seconds."""
+        """Return when the server answers; thaws a running one.  RuntimeError with its log after ``timeout`` seconds."""
         if self.running:
             self.thaw()
         else:
@@ -251,7 +251,7 @@ class RedisServer(Server):
         data = self.directory / "data"
         data.mkdir(parents=True, exist_ok=True)
         options = f"--bind 127.0.0.1 --port {self.port} --appendonly no".split()
-        return _popen([self.binary, *options, "--save", "", "--dir", data, *self.extra_args], log=self._log())
+        return spawn([self.binary, *options, "--save", "", "--dir", data, *self.extra_args], log=self._log())
 
     def _answers(self) -> bool:
         try:
@@ -318,7 +318,7 @@ class PostgresServer(Server):
             self.thaw_backend(pid)
 
     def freeze_backend(self, pid: int) -> None:
-        """Stop the process behind one connection (``pg_backend_pid()``); ValueError if it is not one of this server's."""
+        """Stop the process behind one connection (``pg_backend_pid()``); ValueError if it is none of this server's."""
         if pid not in {process.pid for process in _family(self.pid)[1:]}:
             raise ValueError(f"{pid} is no backend of {self.name} on port {self.port}")
         _freeze(pid)
@@ -337,7 +337,7 @@ class PostgresServer(Server):
             self._folder = self._create_cluster(account)
         options = f"-h 127.0.0.1 -p {self.port} -c max_connections=100 -c fsync=off -c ssl=off -c timezone=UTC".split()
         command = [*account.prefix, self.binary, "-D", self._folder / "data", "-k", "", *options]
-        return _popen(command, log=self._log(), uid=account.uid)
+        return spawn(command, log=self._log(), uid=account.uid)
 
     def _create_cluster(self, account: "Account") -> Path:
         folder = Path(tempfile.mkdtemp(prefix="vedsess-pg-"))
@@ -376,7 +376,7 @@ def unprivileged_account(binary: Path) -> Account:
         if _can_run(binary, account):
             return account
     raise ServerMissing(
-        f"PostgreSQL refuses to run as root, {' '.join(USER_NAMESPACE)} does not work here and user {NOBODY} cannot run "
+        f"PostgreSQL refuses to run as root, {' '.join(USER_NAMESPACE)} does not work and user {NOBODY} cannot run "
         f"{binary}: allow user namespaces, or open the folders above it to others, or run the tests as a plain user"
     )
 
@@ -392,7 +392,7 @@ def _as_user(uid: int | None) -> dict[str, Any]:
     return {} if uid is None else {"user": uid, "group": uid, "extra_groups": [], "cwd": "/"}
 
 
-def _popen(command: Sequence[object], *, log: Path, uid: int | None = None) -> subprocess.Popen[bytes]:
+def spawn(command: Sequence[object], *, log: Path, uid: int | None = None) -> subprocess.Popen[bytes]:
     """Start a server in a session of its own, which a Ctrl-C in the terminal does not reach."""
     with log.open("ab") as output:
         return subprocess.Popen(

@@ -139,6 +139,8 @@ def _connect_args(url: URL, timeout: float, *, is_async: bool) -> dict[str, Any]
         case "asyncpg":
             settings = {name: str(value) for name, value in _server_settings(timeout).items()}
             return {"async_creator_fn": connect_asyncpg, "server_settings": settings | {"application_name": "vedsess"}}
+        case "asyncmy":
+            return {"connect_timeout": timeout, "read_timeout": timeout}
     return {"connect_timeout": timeout, "read_timeout": timeout, "write_timeout": timeout}
 
 

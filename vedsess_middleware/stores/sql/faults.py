@@ -108,6 +108,6 @@ def _code(error: BaseException) -> Code:
     """The primary result code of SQLite, the SQLSTATE of PostgreSQL or the error number of MySQL."""
     if (code := getattr(error, "sqlite_errorcode", None)) is not None:
         return int(code) & 0xFF
-    if (code := getattr(error, "sqlstate", None)) is not None:
-        return str(code)
-    return next((arg for arg in error.args[:1] if isinstance(arg, int)), None)
+    if error.args and isinstance(error.args[0], int):  # PyMySQL has an SQLSTATE too, which says less
+        return error.args[0]
+    return getattr(error, "sqlstate", None)
