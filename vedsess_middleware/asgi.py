@@ -88,7 +88,8 @@ class SessionMiddleware:
 
 def _path(scope: Scope) -> str:
     path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", ""))
+    mount: str = scope.get("root_path", "")
+    return path.removeprefix(mount) if path == mount or path.startswith(f"{mount}/") else path
 
 
 def _read_scope(scope: Scope, trusted_proxies: int) -> tuple[str, RequestInfo]:
@@ -156,6 +157,8 @@ class _Exchange(AbstractAsyncContextManager["_Exchange"]):
         elif self._left or self._websocket:
             await self._commit_rest()
             await self._after_response()
+        else:
+            await self._drop_changes()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
@@ -168,8 +171,7 @@ class _Exchange(AbstractAsyncContextManager["_Exchange"]):
         if self._disconnected:
             await self._commit_rest()
         else:
-            with suppress(StoreError):
-                await self._manager.commit_logout(self._session, self._info)
+            await self._drop_changes()
         return False
 
     async def _leave(self, message: Message) -> None:
@@ -198,10 +200,16 @@ class _Exchange(AbstractAsyncContextManager["_Exchange"]):
         await self._after_response()
 
     async def _commit_rest(self) -> None:
-        if self._server_error or self._replaced:
-            return
-        self._take_replacement()
-        await self._manager.commit(self._session, self._info, headers_left=True)
+        if self._server_error:
+            await self._drop_changes()
+        elif not self._replaced:
+            self._take_replacement()
+            await self._manager.commit(self._session, self._info, headers_left=True)
+
+    async def _drop_changes(self) -> None:
+        """The app failed: only a logout counts."""
+        with suppress(StoreError):
+            await self._manager.commit_logout(self._session, self._info)
 
     def _take_replacement(self) -> None:
         """The app may have put another mapping in the session's place."""

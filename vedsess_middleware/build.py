@@ -82,6 +82,8 @@ def configured_manager(
             wanted = "an asyncio client and engine" if is_async else "a blocking client and engine"
             raise ConfigurationError(f"the manager's stores are of the wrong colour: this middleware needs {wanted}")
         return config
+    if not isinstance(config, Settings | None):
+        raise ConfigurationError(f"{type(config).__name__} is neither Settings nor a SessionManager: use keywords")
     extensions = {name: options[name] for name in _EXTENSIONS if name in options}
     values = {name: value for name, value in options.items() if name not in _EXTENSIONS}
     if config is not None and values:

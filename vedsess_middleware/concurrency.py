@@ -56,14 +56,17 @@ class PerLoop(Generic[T]):
 
     def get(self) -> T:
         """Return the client of the running loop."""
-        if self._pid != os.getpid():
-            self._pid, self._clients = os.getpid(), WeakKeyDictionary()
-        loop = asyncio.get_running_loop()
-        client = self._clients.get(loop)
+        loop, clients = asyncio.get_running_loop(), self._of_this_process()
+        client = clients.get(loop)
         if client is None:
-            client = self._clients[loop] = self._make()
+            client = clients[loop] = self._make()
         return client
 
     def pop(self) -> T | None:
         """Take the client of the running loop out, if there is one: the caller closes it."""
-        return self._clients.pop(asyncio.get_running_loop(), None)
+        return self._of_this_process().pop(asyncio.get_running_loop(), None)
+
+    def _of_this_process(self) -> WeakKeyDictionary[asyncio.AbstractEventLoop, T]:
+        if self._pid != os.getpid():
+            self._pid, self._clients = os.getpid(), WeakKeyDictionary()
+        return self._clients

@@ -92,7 +92,8 @@ class CookieJar:
         """The Set-Cookie header for this ticket, valid in the browser for the idle timeout."""
         milliseconds = round(ticket.issued_at * 1000)
         value = f"{ticket.session_id}.{ticket.token}.{milliseconds:x}"
-        return self._dump(self._newest.sign(value).decode(), secure, max_age=round(self._settings.idle_timeout))
+        signed, max_age = self._newest.sign(value).decode(), round(self._settings.idle_timeout)
+        return self._dump(signed, secure, max_age=max_age, expires=round(ticket.issued_at) + max_age)
 
     def remove(self, *, secure: bool) -> str:
         """The Set-Cookie header that removes it.  It repeats every attribute, or browsers would ignore it."""
@@ -113,7 +114,7 @@ class CookieJar:
             signed = self._older.unsign(value)
         return _parse(signed.decode(), newest)
 
-    def _dump(self, value: str, secure: bool, *, max_age: int, expires: int | None = None) -> str:
+    def _dump(self, value: str, secure: bool, *, max_age: int, expires: int) -> str:
         settings = self._settings
         return dump_cookie(
             settings.cookie_name,

@@ -24,7 +24,7 @@ _UNTOUCHED: Any = object()
 class Changes:
     """What a commit has to write, encoded: `Delta` says what the names mean."""
 
-    put: Mapping[str, str] = field(default_factory=dict)
+    put: Mapping[str, str] = field(default_factory=dict, repr=False)
     drop: tuple[str, ...] = ()
     forget: tuple[str, ...] = ()
 
@@ -59,17 +59,17 @@ class State:
     tickets: list[Ticket] = field(default_factory=list)
     ticket: Ticket | None = None
     record: Record | None = None
-    encoded: Mapping[str, str] = field(default_factory=dict)
+    encoded: Mapping[str, str] = field(default_factory=dict, repr=False)
     loaded: bool = False
     load: Callable[[], None] | None = None
-    save: Callable[[], Awaitable[None]] | None = None
+    save: Callable[[], Awaitable[object]] | None = None
     accessed: bool = False
     written: bool = False
     failure: StoreError | None = None
     refused: bool = False
     ended: list[str] = field(default_factory=list)
     intent: Literal["login", "regenerate"] | None = None
-    user_id: str | None = None
+    user_id: str | None = field(default=None, repr=False)
     tombstone_at: float | None = None
 
     @property
@@ -313,11 +313,11 @@ class Session(dict[str, Any]):
 
     def __eq__(self, other: object) -> bool:
         self._read()
-        return super().__eq__(other)
+        return super().__eq__(_looked_into(other))
 
     def __ne__(self, other: object) -> bool:
         self._read()
-        return super().__ne__(other)
+        return super().__ne__(_looked_into(other))
 
     def __or__(self, other: Any) -> Any:
         return self.copy() | other
@@ -401,6 +401,11 @@ class Session(dict[str, Any]):
 def state_of(session: Session) -> State:
     """What the manager knows of a session."""
     return session._state
+
+
+def _looked_into(other: object) -> object:
+    """A session as C code would see it if it asked the methods."""
+    return other.copy() if isinstance(other, Session) else other
 
 
 def _forgotten(record: Record, changed: set[str]) -> tuple[str, ...]:

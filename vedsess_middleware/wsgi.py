@@ -49,7 +49,9 @@ class SessionMiddleware:
         ConfigurationError: a setting is wrong; the message names it.
     """
 
-    def __init__(self, app: "WSGIApplication", config: Settings | SessionManager | None = None, **options: Any) -> None:
+    def __init__(
+        self, app: "WSGIApplication", /, config: Settings | SessionManager | None = None, **options: Any
+    ) -> None:
         self.app = app
         self.manager = configured_manager(config, options, is_async=False)
 
@@ -110,12 +112,13 @@ class _Response:
     # -- what the app calls ----------------------------------------------------------------------------------------
 
     def start(self, status: str, headers: _Headers, exc_info: _ExcInfo = None, /) -> Callable[[bytes], object]:
-        if self.left and exc_info:
-            # PEP 3333: once the headers have left, the server raises the app's error.
-            self._start_response(status, headers, exc_info)
-        elif self._status and not exc_info:
+        if self._status and not exc_info:
             raise RuntimeError("start_response was called again without exc_info")
         self._status, self._headers, self._exc_info = status, list(headers), exc_info
+        del exc_info  # no cycle with the traceback
+        if self.left:
+            # PEP 3333: the server raises the app's error, unless it has seen nothing but empty chunks.
+            self._send_headers()
         return self._write
 
     def _write(self, data: bytes) -> None:
@@ -136,18 +139,22 @@ class _Response:
         if not self.failed:
             with suppress(StoreError):
                 self._commit()
-        status, headers = self._status, self._headers
-        if self.failed:
-            self.replaced = True
-            status, headers = f"{UNAVAILABLE_STATUS} Service Unavailable", list(UNAVAILABLE_HEADERS)
-        elif not status:
+        self.replaced = self.failed
+        if not (self._status or self.replaced):
             raise RuntimeError("the app sent a body before it called start_response")
+        self._send_headers()
+
+    def _send_headers(self) -> None:
+        if self.replaced:
+            status, headers = f"{UNAVAILABLE_STATUS} Service Unavailable", list(UNAVAILABLE_HEADERS)
         else:
             accessed = state_of(self._session).accessed
-            headers = session_headers(headers, accessed=accessed, set_cookie=self._cookie)
-        exc_info = (self._exc_info,) if self._exc_info else ()
-        self._server_write = self._start_response(status, headers, *exc_info)
-        self._exc_info = None
+            status, headers = self._status, session_headers(self._headers, accessed=accessed, set_cookie=self._cookie)
+        exc_info, self._exc_info = self._exc_info, None
+        try:
+            self._server_write = self._start_response(status, headers, *([exc_info] if exc_info else []))
+        finally:
+            del exc_info
 
     @property
     def replacement(self) -> bytes:
@@ -165,7 +172,9 @@ class _Response:
 
     def commit_rest(self) -> None:
         """Write what changed after the headers had left."""
-        if not self.replaced and self._status[:1] != "5":
+        if self._status[:1] == "5":
+            self.drop_changes()
+        elif not self.replaced:
             run_blocking(self._manager.commit(self._session, self._info, headers_left=True))
 
     def drop_changes(self) -> None:
@@ -189,7 +198,7 @@ class _Response:
         """Return what the server is to iterate over: the app's own object, where nothing is left to do in it."""
         listed = isinstance(body, list | tuple)
         wrapped = isinstance(file_wrapper, type) and isinstance(body, file_wrapper)
-        if not (listed or wrapped) or not (self._status or self.failed):
+        if self.left or not (listed or wrapped) or not (self._status or self.failed):
             return _Body(self, body)
         with ExitStack() as stack:
             stack.callback(_close, body)
@@ -235,16 +244,17 @@ class _Body:
         response, chunk = self._response, None
         if self._ended:
             raise StopIteration
+        self._ended = True  # unless the app gives one more chunk
         with response.guard:
             chunk = self._pull()
         first = not response.left
         response.leave()
-        self._ended = chunk is None or response.replaced
         if first and response.replaced:
             return response.replacement
         if chunk is None or response.replaced:
             response.commit_rest()
             raise StopIteration
+        self._ended = False
         return chunk
 
     def _pull(self) -> bytes | None:
@@ -259,8 +269,8 @@ class _Body:
         self._closed = True
         with ExitStack() as stack:
             stack.callback(self._response.after_response)
-            if self._response.left and not self._ended:
-                stack.callback(self._response.commit_rest)
+            if not self._ended:
+                stack.callback(self._response.commit_rest if self._response.left else self._response.drop_changes)
             _close(self._body)
 
 

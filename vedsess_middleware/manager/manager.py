@@ -70,6 +70,7 @@ class SessionManager:
         Over blocking stores it loads itself on first touch; on an event loop `load` comes first.
         """
         session = opening.begin(self._parts, cookie_header)
+        state_of(session).save = lambda: self.commit(session, headers_left=True)
         if not self.is_async:
             state_of(session).load = lambda: run_blocking(self.load(session))
         return session

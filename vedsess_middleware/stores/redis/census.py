@@ -1,5 +1,7 @@
 """Counting and tidying: what nobody should wait for in a request."""
 
+import re
+
 from vedsess_middleware.errors import StoreMisconfigured
 from vedsess_middleware.stores.redis.wire import Wire
 
@@ -43,9 +45,10 @@ class Census:
     async def trim(self) -> int:
         """Remove index entries of sessions that are over, and return how many."""
         removed = await self._trim_one(self._everyone)
+        pattern = re.sub(r"[\\*?\[\]]", r"\\\g<0>", self._user) + "*"
         cursor = 0
         while True:
-            cursor, names = await self._wire.execute("SCAN", cursor, "MATCH", self._user + "*", "COUNT", _PAGE)
+            cursor, names = await self._wire.execute("SCAN", cursor, "MATCH", pattern, "COUNT", _PAGE)
             for name in names:
                 removed += await self._trim_one(name.decode())
             if not cursor:

@@ -29,7 +29,7 @@ _MENDS = {
 }
 # What a reply says, wherever in the text: a script wraps it, and each server version wraps it differently.
 _REFUSALS = (
-    (re.compile(r"WRONGPASS|NOAUTH|invalid (username-)?password|without any password", re.IGNORECASE), "password"),
+    (re.compile(r"(?i)WRONGPASS|NOAUTH|unauthenticated|invalid (username-)?password|without any password"), "password"),
     (re.compile(r"NOPERM|can't run this command|no permissions", re.IGNORECASE), "permission"),
     (re.compile(r"certificate", re.IGNORECASE), "certificate"),
     (re.compile(r"\bWRONGTYPE\b"), "type"),
@@ -45,7 +45,8 @@ _OUTAGES: tuple[tuple[re.Pattern[str], Reason], ...] = (
 
 def translate(error: RedisError | RedisClusterException | OSError, *, attempts: int) -> StoreError:
     """The same failure in our words, without those of the server: they may quote a key."""
-    text = str(error)
+    # redis-py takes the code off the text of those that it knows.
+    text = f"{getattr(error, 'status_code', None) or ''} {error}".lstrip()
     refusal = _refusal(error, text)
     if refusal is not None:
         return StoreMisconfigured(_MENDS[refusal], one_key=refusal == "type")

@@ -99,7 +99,7 @@ class SQLStore:
         def both(connection: Connection) -> bool:
             old = work.find(connection, key=old_key, lock=True)
             if old is not None and old.gone and not even_if_gone:
-                return False
+                return work.find(connection, key=new_key) == record  # a repeat after a lost answer
             work.insert(connection, key=new_key, record=record)
             work.end(connection, keys=[old_key], at=at, until=until)
             return True
