@@ -19,6 +19,7 @@ __all__ = [
     "RecordRejected",
     "SessionCreated",
     "SessionEnded",
+    "SessionUnavailable",
     "StoreDegraded",
     "StoreRecovered",
     "StoreRefused",
@@ -140,6 +141,14 @@ class CopyOwed(Event):
 
     level: ClassVar[int] = logging.WARNING
     store: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionUnavailable(Event):
+    """A request needed its session, and no store could give or take it: it is answered with 503."""
+
+    level: ClassVar[int] = logging.WARNING
     reason: str
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from vedsess_middleware.codec import Codec
 from vedsess_middleware.cookies import CookieJar
 from vedsess_middleware.errors import StoreError, StoreMisconfigured
-from vedsess_middleware.events import EventHook, StoreRefused
+from vedsess_middleware.events import EventHook, SessionUnavailable, StoreRefused
 from vedsess_middleware.request import RequestInfo
 from vedsess_middleware.session import Changes, State
 from vedsess_middleware.settings import Settings
@@ -84,6 +84,8 @@ class Parts:
         state.failure = error
         if isinstance(error, StoreMisconfigured):
             self.on_event(StoreRefused(store=self.store.name, reason=str(error)))
+        else:
+            self.on_event(SessionUnavailable(reason=str(error)))
 
 
 def _label(text: str | None) -> str | None:

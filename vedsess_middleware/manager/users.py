@@ -54,11 +54,13 @@ async def revoke(parts: Parts, user_id: str, *, handle: str | None, keep: Sessio
 
 
 def _key(session: Session | None) -> str | None:
-    # Looking at it loads it: before, nobody knows which of its cookies is alive.
-    if session is None or session.is_new:
+    if session is None:
         return None
-    ticket = state_of(session).ticket
-    return ticket.key if ticket else None
+    state = state_of(session)
+    if not state.loaded and len(state.tickets) == 1:
+        return state.tickets[0].key
+    # Looking at it loads it: before, nobody knows which of its cookies is alive.
+    return state.ticket.key if not session.is_new and state.ticket else None
 
 
 def _handle(key: str) -> str:

@@ -1,0 +1,351 @@
+"""The commands, in this process and as a person runs them."""
+
+import json
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tests.servers import RedisFactory, RedisServer, free_port
+from vedsess_middleware import SessionManager, Settings, run_blocking
+from vedsess_middleware.build import build_manager
+from vedsess_middleware.console.cli import cli
+
+ROOT = Path(__file__).parents[1]
+KEY = "nfa1nKi7kKZyK8Ej0EMyl5eNDVkpH9i7Bwfgx5bZ9pXE9Tuy2Q0aVg"
+PASSWORD = "sesame-8c1d"  # to be found nowhere
+
+Vedsess = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Only the settings of a test count, and only its folder is written to."""
+    for name in list(os.environ):
+        if name.startswith(("VEDSESS_", "REDIS_", "SESSION_STORAGE")):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def vedsess() -> Vedsess:
+    """Runs a command in this process, with these variables."""
+
+    def invoke(*arguments: str, **environ: str) -> Result:
+        result = CliRunner().invoke(cli, arguments, env=environ, prog_name="vedsess")
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return invoke
+
+
+@pytest.fixture
+def manager(valkey: RedisServer, sqlite_url: str) -> Iterator[SessionManager]:
+    """A manager over the stores that `both` names."""
+    settings = Settings(secret_key=KEY, redis_url=valkey.url, database_url=sqlite_url)
+    manager = build_manager(settings, is_async=False)
+    yield manager
+    manager.close()
+
+
+@pytest.fixture
+def both(valkey: RedisServer, sqlite_url: str) -> dict[str, str]:
+    """The variables for Redis and SQLite, without a key."""
+    return {"REDIS_URL": valkey.url, "VEDSESS_DATABASE_URL": sqlite_url}
+
+
+def process(*arguments: str, cwd: Path = ROOT, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as a person does."""
+    command = [sys.executable, "-m", "vedsess_middleware.console", *arguments]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **environ}
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+
+def log_in(manager: SessionManager, user: str) -> str:
+    """Store a session with its copy in SQL, and return the cookie."""
+    session = run_blocking(manager.open())
+    session.login(user)
+    cookie = run_blocking(manager.commit(session)) or ""
+    run_blocking(manager.after_response())
+    return cookie.partition(";")[0]
+
+
+class TestKeygen:
+    def test_it_prints_one_line_that_the_settings_take(self, vedsess: Vedsess) -> None:
+        name, _, key = vedsess("keygen").stdout.rstrip("\n").partition("=")
+        assert name == "VEDSESS_SECRET_KEY"
+        assert Settings.from_env({name: key}).secret_keys == (key,)
+
+    def test_no_key_comes_twice(self, vedsess: Vedsess) -> None:
+        assert len({vedsess("keygen").stdout for _ in range(5)}) == 5
+
+    def test_a_new_file_is_for_its_owner_only_and_the_key_is_not_shown(self, vedsess: Vedsess, tmp_path: Path) -> None:
+        path = tmp_path / ".env"
+        result = vedsess("keygen", "--env-file", str(path))
+        name, _, key = path.read_text().rstrip("\n").partition("=")
+        assert result.exit_code == 0
+        assert key not in result.output
+        assert Settings.from_env({name: key}).secret_keys == (key,)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+    @pytest.mark.parametrize(
+        ("before", "gap", "end"),
+        [
+            pytest.param(b"A=1\n# VEDSESS_SECRET_KEY=old\n", b"", b"\n", id="lines"),
+            pytest.param(b"A=1", b"\n", b"\n", id="no line end"),
+            pytest.param(b"A=1\r\nB=2\r\n", b"", b"\r\n", id="lines of Windows"),
+            pytest.param(b"MY_VEDSESS_SECRET_KEY=1\n", b"", b"\n", id="a longer name"),
+            pytest.param(b"", b"", b"\n", id="empty"),
+        ],
+    )
+    def test_what_a_file_holds_stays_as_it_is(
+        self, vedsess: Vedsess, tmp_path: Path, before: bytes, gap: bytes, end: bytes
+    ) -> None:
+        path = tmp_path / ".env"
+        path.write_bytes(before)
+        assert vedsess("keygen", "--env-file", str(path)).exit_code == 0
+        added = path.read_bytes().removeprefix(before + gap)
+        assert added.startswith(b"VEDSESS_SECRET_KEY=")
+        assert added.endswith(end)
+        assert added.count(b"\n") == 1
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "VEDSESS_SECRET_KEY=old",
+            "export VEDSESS_SECRET_KEY=old",
+            "  VEDSESS_SECRET_KEY = old",
+            "VEDSESS_SECRET_KEY: old",
+            "VEDSESS_SECRET_KEY_FILE=/run/key",
+        ],
+    )
+    def test_a_key_that_is_there_stays_and_the_message_says_how_to_rotate(
+        self, vedsess: Vedsess, tmp_path: Path, line: str
+    ) -> None:
+        path = tmp_path / ".env"
+        path.write_text(f"A=1\n{line}\n")
+        result = vedsess("keygen", "--env-file", str(path))
+        assert result.exit_code == 1
+        assert path.read_text() == f"A=1\n{line}\n"
+        assert "VEDSESS_SECRET_KEY=NEW,OLD" in result.stderr
+
+    def test_the_rotation_that_the_message_names_is_what_the_settings_understand(self) -> None:
+        old, new = KEY, KEY[::-1]
+        assert Settings.from_env({"VEDSESS_SECRET_KEY": f"{new},{old}"}).secret_keys == (new, old)
+
+    def test_an_empty_assignment_is_left_to_the_person(self, vedsess: Vedsess, tmp_path: Path) -> None:
+        path = tmp_path / ".env"
+        path.write_text("VEDSESS_SECRET_KEY=\n")
+        result = vedsess("keygen", "--env-file", str(path))
+        assert result.exit_code == 1
+        assert "remove that line" in result.stderr
+        assert path.read_text() == "VEDSESS_SECRET_KEY=\n"
+
+    def test_a_file_that_others_can_read_is_mentioned(self, vedsess: Vedsess, tmp_path: Path) -> None:
+        path = tmp_path / ".env"
+        path.touch()
+        path.chmod(0o644)
+        assert "chmod 600" in vedsess("keygen", "--env-file", str(path)).stderr
+
+    def test_a_folder_that_is_not_there_is_one_clear_line(self, vedsess: Vedsess, tmp_path: Path) -> None:
+        result = vedsess("keygen", "--env-file", str(tmp_path / "no" / ".env"))
+        assert result.exit_code == 1
+        assert result.stderr == f"Error: {tmp_path}/no/.env: No such file or directory\n"
+
+
+class TestErrors:
+    def test_a_missing_key_is_a_configuration_error_that_names_the_command_for_it(self, vedsess: Vedsess) -> None:
+        result = vedsess("check")
+        assert result.exit_code == 2
+        assert result.stderr.startswith("Error: secret_key is missing")
+        assert "vedsess keygen" in result.stderr
+        assert result.stdout == ""
+
+    @pytest.mark.parametrize("command", ["check", "stats", "cleanup", "sql-init"])
+    def test_a_mistyped_variable_stops_every_command(self, vedsess: Vedsess, command: str) -> None:
+        result = vedsess(command, VEDSESS_SECRET_KEY=KEY, VEDSESS_IDLE_TIMOUT="5")
+        assert result.exit_code == 2
+        assert "did you mean VEDSESS_IDLE_TIMEOUT?" in result.stderr
+
+    def test_wrong_usage_is_not_a_failure(self, vedsess: Vedsess) -> None:
+        assert vedsess("stats", "--jsno").exit_code == 2
+        assert vedsess("nothing").exit_code == 2
+
+    def test_an_error_of_a_store_is_one_line_without_traceback(self) -> None:
+        result = process("sql-init", VEDSESS_DATABASE_URL="sqlite:////nowhere/at/all.db")
+        assert result.returncode == 1
+        assert result.stderr.count("\n") == 1
+        assert result.stderr.startswith("Error: ")
+
+    @pytest.mark.parametrize("package", ["click", "rich"])
+    def test_without_the_extra_it_says_how_to_install_it(self, package: str) -> None:
+        code = f"import sys; sys.modules['{package}'] = None; from vedsess_middleware.console import main; main()"
+        result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert result.returncode == 2
+        assert result.stderr == f"vedsess needs {package}: pip install 'vedsess-middleware[cli]'\n"
+
+
+class TestStats:
+    def test_both_stores_count_exactly(self, vedsess: Vedsess, both: dict[str, str], manager: SessionManager) -> None:
+        for user in ("alice", "alice", "bob"):
+            log_in(manager, user)
+        result = vedsess("stats", "--json", **both)
+        redis, sql = json.loads(result.stdout)["stores"]
+        assert result.exit_code == 0
+        assert (redis["store"], redis["active"], redis["users"]) == ("redis", 3, 2)
+        assert (sql["store"], sql["active"], sql["users"]) == ("sql", 3, 2)
+        assert {"memory used (bytes)", "connections", "keyspace hits", "keyspace misses"} <= redis["details"].keys()
+        assert sql["details"] == {"rows that Redis may not know": 0}
+
+    def test_people_read_the_same_in_lines(
+        self, vedsess: Vedsess, both: dict[str, str], manager: SessionManager
+    ) -> None:
+        log_in(manager, "alice")
+        lines = [line.split() for line in vedsess("stats", **both).stdout.splitlines()]
+        assert lines.count(["active", "sessions", "1"]) == 2
+        assert any(line[:2] == ["keyspace", "hits"] for line in lines)
+
+    def test_a_redis_that_is_down_does_not_hide_the_database(self, vedsess: Vedsess, sqlite_url: str) -> None:
+        down = f"redis://:{PASSWORD}@127.0.0.1:{free_port()}/0"
+        result = vedsess("stats", "--json", REDIS_URL=down, VEDSESS_DATABASE_URL=sqlite_url)
+        redis, sql = json.loads(result.stdout)["stores"]
+        assert result.exit_code == 0
+        assert "nobody listens" in redis["error"]
+        assert sql["active"] == 0
+        assert PASSWORD not in result.output
+
+    def test_a_database_that_is_down_does_not_hide_redis(self, vedsess: Vedsess, valkey: RedisServer) -> None:
+        result = vedsess("stats", REDIS_URL=valkey.url, VEDSESS_DATABASE_URL="sqlite:////nowhere/at/all.db")
+        assert result.exit_code == 0
+        assert "active sessions" in result.stdout
+        assert "cannot be opened" in result.stdout
+
+    def test_it_fails_only_if_no_store_answers(self, vedsess: Vedsess) -> None:
+        down = f"redis://127.0.0.1:{free_port()}/0"
+        result = vedsess("stats", REDIS_URL=down, VEDSESS_DATABASE_URL="sqlite:////nowhere/at/all.db")
+        assert result.exit_code == 1
+        assert result.stdout.count("no answer") == 2
+
+    def test_without_redis_there_is_one_store(self, vedsess: Vedsess, sqlite_url: str) -> None:
+        (only,) = json.loads(vedsess("stats", "--json", VEDSESS_DATABASE_URL=sqlite_url).stdout)["stores"]
+        assert only["store"] == "sql"
+
+    def test_a_driver_for_event_loops_is_used_on_one(
+        self, vedsess: Vedsess, tmp_path: Path, valkey: RedisServer
+    ) -> None:
+        url = f"sqlite+aiosqlite:///{tmp_path}/sessions.db"
+        stores = json.loads(vedsess("stats", "--json", REDIS_URL=valkey.url, VEDSESS_DATABASE_URL=url).stdout)["stores"]
+        assert [store.get("active") for store in stores] == [0, 0]
+
+
+class TestCleanup:
+    def test_it_counts_what_went_from_each_store(
+        self, vedsess: Vedsess, both: dict[str, str], manager: SessionManager, valkey: RedisServer, tmp_path: Path
+    ) -> None:
+        log_in(manager, "alice")
+        log_in(manager, "bob")
+        (name, *_) = valkey.cli("ZRANGE", "vedsess:user_sessions:bob", 0, -1)
+        valkey.cli("DEL", f"vedsess:session:{name}")
+        with sqlite3.connect(tmp_path / "sessions.sqlite3") as database:
+            database.execute("UPDATE vedsess_sessions SET expires_at = '2001-01-01' WHERE user_id = 'bob'")
+        database.close()
+        result = vedsess("cleanup", **both)
+        assert result.exit_code == 0
+        assert [line.split()[-1] for line in result.stdout.splitlines() if "removed" in line] == ["2", "1"]
+        assert valkey.cli("EXISTS", "vedsess:user_sessions:bob") == 0
+        assert valkey.cli("ZCARD", "vedsess:session_index:all") == 1
+
+    def test_a_store_that_is_down_is_told_and_the_other_is_tidied(self, vedsess: Vedsess, sqlite_url: str) -> None:
+        down = f"redis://127.0.0.1:{free_port()}/0"
+        result = vedsess("cleanup", REDIS_URL=down, VEDSESS_DATABASE_URL=sqlite_url)
+        assert result.exit_code == 1
+        assert "nobody listens" in result.stdout
+        assert "entries removed" in result.stdout
+
+
+class TestSqlInit:
+    @pytest.mark.parametrize("driver", ["sqlite", "sqlite+aiosqlite"])
+    def test_the_table_is_made_once_and_kept(self, vedsess: Vedsess, tmp_path: Path, driver: str) -> None:
+        url = f"{driver}:///{tmp_path}/sessions.db"
+        for _ in range(2):
+            result = vedsess("sql-init", VEDSESS_DATABASE_URL=url)
+            assert result.exit_code == 0
+            assert result.stdout == f"The table vedsess_sessions is in {url}.\n"
+        assert _tables(tmp_path / "sessions.db") == {"vedsess_sessions"}
+
+    def test_the_password_in_the_url_is_not_shown(self, vedsess: Vedsess, postgres_url: str) -> None:
+        url = postgres_url.replace("postgres@", f"postgres:{PASSWORD}@")
+        result = vedsess("sql-init", VEDSESS_DATABASE_URL=url)
+        assert result.exit_code == 0
+        assert PASSWORD not in result.output
+        assert "***" in result.output
+
+    def test_the_printed_statements_make_the_table(self, vedsess: Vedsess, tmp_path: Path) -> None:
+        printed = vedsess("sql-init", "--print", VEDSESS_DATABASE_URL=f"sqlite:///{tmp_path}/none.db").stdout
+        assert not (tmp_path / "none.db").exists()
+        with sqlite3.connect(tmp_path / "made.db") as database:
+            database.executescript(printed)
+        database.close()
+        assert _tables(tmp_path / "made.db") == {"vedsess_sessions"}
+
+    @pytest.mark.parametrize(
+        ("scheme", "words"), [("postgresql", "DOUBLE PRECISION"), ("mysql", "LONGTEXT"), ("mariadb", "DATETIME(3)")]
+    )
+    def test_they_are_printed_in_the_words_of_each_database_without_asking_it(
+        self, vedsess: Vedsess, scheme: str, words: str
+    ) -> None:
+        url = f"{scheme}://user:{PASSWORD}@127.0.0.1:{free_port()}/name"
+        result = vedsess("sql-init", "--print", VEDSESS_DATABASE_URL=url)
+        assert result.exit_code == 0
+        assert words in result.stdout
+        assert result.stdout.count(";") == 4
+        assert PASSWORD not in result.stdout
+
+
+class TestAsProcesses:
+    """Once each, as installed."""
+
+    def test_keygen(self) -> None:
+        assert process("keygen").stdout.startswith("VEDSESS_SECRET_KEY=")
+
+    def test_check_and_stats_and_cleanup_and_sql_init(self, both: dict[str, str], tmp_path: Path) -> None:
+        for command in ("sql-init", "check", "stats", "cleanup"):
+            result = process(command, cwd=tmp_path, VEDSESS_SECRET_KEY=KEY, **both)
+            assert (result.returncode, result.stderr) == (0, ""), command
+            assert "\x1b" not in result.stdout
+            assert KEY not in result.stdout
+
+    def test_help_names_the_exit_codes(self) -> None:
+        result = process("--help")
+        assert result.returncode == 0
+        assert "Exit codes: 0" in result.stdout
+
+    def test_a_broken_setting_leaves_with_two(self) -> None:
+        result = process("stats", REDIS_URL="redis://a:6379/0", REDIS_HOST="b")
+        assert result.returncode == 2
+        assert "REDIS_URL and REDIS_HOST resolve to different values" in result.stderr
+
+
+def test_a_frozen_redis_is_told_and_does_not_hold_the_command(
+    vedsess: Vedsess, fresh_redis: RedisFactory, sqlite_url: str
+) -> None:
+    server = fresh_redis()
+    server.freeze()
+    result = vedsess("stats", REDIS_URL=server.url, VEDSESS_DATABASE_URL=sqlite_url)
+    assert "no answer from" in result.stdout
+    assert "active sessions" in result.stdout
+
+
+def _tables(path: Path) -> set[str]:
+    database = sqlite3.connect(path)
+    try:
+        return {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    finally:
+        database.close()

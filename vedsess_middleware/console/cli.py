@@ -1,0 +1,184 @@
+"""The commands: what they take, what they say, and what they exit with."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vedsess_middleware.console import keygen as keys
+from vedsess_middleware.console import render, reports
+from vedsess_middleware.console.check import check as run_check
+from vedsess_middleware.console.stores import database_url, run
+from vedsess_middleware.errors import ConfigurationError, SessionError
+from vedsess_middleware.settings import Settings, mask_url
+from vedsess_middleware.stores.sql import SQLStore
+from vedsess_middleware.stores.sql.ddl import table_statements
+
+__all__ = ["cli"]
+
+_FAILED, _WRONG = 1, 2
+
+
+class _Failure(click.ClickException):
+    """One line on standard error."""
+
+    exit_code = _FAILED
+
+
+class _Misuse(_Failure):
+    """The settings are wrong."""
+
+    exit_code = _WRONG
+
+
+class _Commands(click.Group):
+    """Turns our errors into one line: a person who runs a command has no use for a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ConfigurationError as error:
+            raise _Misuse(str(error)) from error
+        except SessionError as error:
+            raise _Failure(str(error)) from error
+        except BrokenPipeError:  # the reader has seen enough
+            raise
+        except OSError as error:
+            raise _Failure(f"{error.filename or 'system'}: {error.strerror or error}") from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Sessions in Redis while it is up, in SQL when it is not.
+
+    Settings come from the environment: VEDSESS_*, REDIS_URL and the others that the README lists.
+
+    Exit codes: 0 done, 1 a check or the work failed, 2 wrong usage or configuration.
+    """
+
+
+@cli.command()
+@click.option("--json", "in_json", is_flag=True, help="For programs.")
+@click.pass_context
+def check(ctx: click.Context, in_json: bool) -> None:
+    """Try settings, Redis, SQL and a probe session; say what is wrong and how to mend it.
+
+    Exits with 1 if a step failed; warnings do not count.
+    """
+    settings = Settings.from_env()
+    steps = run(settings, lambda is_async: run_check(settings, is_async=is_async))
+    failed = any(step.outcome == "failed" for step in steps)
+    if in_json:
+        listed = [render.as_json(step) for step in steps]
+        _print_json({"ok": not failed, "settings": render.settings_rows(settings), "steps": listed})
+    else:
+        render.print_settings(settings)
+        render.print_steps(steps)
+    ctx.exit(_FAILED if failed else 0)
+
+
+@cli.command()
+@click.option("--env-file", type=click.Path(dir_okay=False, path_type=Path), help="Append it there, unseen.")
+def keygen(env_file: Path | None) -> None:
+    """Make a secret key, and show it once.
+
+    With --env-file it is appended to that file, which is made (mode 0600) where it is missing.  A key that is there
+    already stays: then this exits with 1.
+    """
+    if env_file is None:
+        click.echo(f"{keys.VARIABLE}={keys.new_key()}")
+        return
+    shared = keys.add_key(env_file)
+    click.echo(f"A new {keys.VARIABLE} is in {env_file}.")
+    if shared:
+        click.echo(f"Others can read that file: chmod 600 {env_file}", err=True)
+
+
+@cli.command()
+@click.option("--json", "in_json", is_flag=True, help="For programs.")
+@click.pass_context
+def stats(ctx: click.Context, in_json: bool) -> None:
+    """Count active sessions and users, exactly, and show how each store does.
+
+    Walks all sessions.  Exits with 1 if no store answered.
+    """
+    settings = _settings_without_key()
+    found = run(settings, lambda is_async: reports.count(settings, is_async=is_async))
+    if in_json:
+        _print_json({"stores": [_stats(report) for report in found]})
+    else:
+        render.print_reports(found)
+    ctx.exit(0 if any(not report.error for report in found) else _FAILED)
+
+
+@cli.command()
+@click.pass_context
+def cleanup(ctx: click.Context) -> None:
+    """Remove what has expired from every store: rows, and entries of indexes.
+
+    Exits with 1 if a store did not answer; what the other one had to remove is removed all the same.
+    """
+    settings = _settings_without_key()
+    found = run(settings, lambda is_async: reports.cleanup(settings, is_async=is_async))
+    render.print_reports(found)
+    ctx.exit(_FAILED if any(report.error for report in found) else 0)
+
+
+@cli.command("sql-init")
+@click.option("--print", "only_print", is_flag=True, help="Print the statements instead, and connect to nothing.")
+def sql_init(only_print: bool) -> None:
+    """Make the session table where it is missing.
+
+    An app makes it on first use if its database user may; otherwise run this as one who may.
+    """
+    settings = _settings_without_key()
+    url = database_url(settings)
+    if only_print:
+        click.echo("\n".join(f"{statement};\n" for statement in table_statements(url)).rstrip())
+        return
+    run(settings, lambda is_async: _make_table(url, is_async, settings.sql_timeout))
+    click.echo(f"The table vedsess_sessions is in {mask_url(url)}.")
+
+
+@cli.command()
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Of the page; 0, the default, is a free one.")
+@click.option("--check", "drive", is_flag=True, help="Drive it as a browser would, print each step, and end.")
+@click.pass_context
+def demo(ctx: click.Context, port: int, drive: bool) -> None:
+    """Start Redis, a WSGI app and an ASGI app that share one session, and a page to play with them.
+
+    Needs the extra `demo`.  Ctrl-C ends all of it and leaves nothing behind.
+    """
+    from vedsess_middleware.console.demo.run import drive as drive_demo
+    from vedsess_middleware.console.demo.run import serve
+
+    ctx.exit(drive_demo(port) if drive else serve(port))
+
+
+def _settings_without_key() -> Settings:
+    """For work that signs nothing: whoever tidies need not know the app's key."""
+    return Settings.from_env(secret_key=keys.new_key())
+
+
+async def _make_table(url: str, is_async: bool, timeout: float) -> None:
+    store = SQLStore.from_url(url, is_async=is_async, timeout=timeout)
+    try:
+        await store.create_tables()
+    finally:
+        await store.close()
+
+
+def _stats(report: reports.Report) -> dict[str, Any]:
+    if report.stats is None:
+        return {"store": report.store, "error": report.error}
+    return {
+        "store": report.store,
+        "active": report.stats.active,
+        "users": report.stats.users,
+        "details": dict(report.stats.details),
+    }
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2))
