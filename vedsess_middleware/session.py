@@ -271,8 +271,6 @@ class Session(dict[str, Any]):
         # Which of several cookies is alive, only the stores know.
         if not state.loaded and (state.failure or len(state.tickets) > 1):
             self._load()
-        if state.loaded:
-            dict.pop(self, _UNTOUCHED, None)
 
     def _load(self) -> None:
         state = self._state

@@ -71,6 +71,7 @@ class FailoverStore:
         self._second = circuit(secondary.name, CircuitBreaker(clock), trial=True)
         self._lock = threading.Lock()
         self._pending: dict[str, Record] = {}
+        self._copying: dict[str, Record] = {}
         self._fills: dict[str, Record] = {}
         # Rows that an earlier process left behind are found like those of an outage.
         self._draining = True
@@ -102,8 +103,9 @@ class FailoverStore:
             if copy.last_activity == at and self._mirrors:
                 self.secondary.note_use(key, copy)
             return copy
+        waiting = self._pending.get(key)  # looked up first: a copy that ends now is in the row
         row = await self._second.ask(lambda: self.secondary.load(key, at=at, refresh=refresh, token=token))
-        known = [record for record in (copy, row, self._pending.get(key)) if record is not None]
+        known = [record for record in (copy, row, waiting) if record is not None]
         if not known:
             return None if answered or self._mirrors else self._hidden(at)
         newest = reduce(merge, known)
@@ -167,11 +169,14 @@ class FailoverStore:
             except StoreUnavailable:
                 pass
         try:
-            version = await self._first.ask(move(self.primary, even_if_gone or copied))
+            version = await self._first.ask(move(self.primary, even_if_gone))
         except StoreUnavailable:
             await self._owe({new_key: record, old_key: tombstone})
             return record.version
-        if version is not None and not copied:
+        if version is None:
+            if copied:  # the secondary had not heard of the logout yet
+                await self._mirror_later(new_key, tombstone)
+        elif not copied:
             await self._mirror_later(new_key, record)
             await self._mirror_later(old_key, tombstone)
         return version
@@ -255,21 +260,25 @@ class FailoverStore:
                 continue
 
     async def _mirror_pending(self) -> None:
-        for key, record in self._take(self._pending):
-            await self._mirror(key, record)
+        for key, record in self._uncopied():
+            try:
+                await self._mirror(key, record)
+            finally:
+                with self._lock:
+                    if self._copying.get(key) is record:
+                        del self._copying[key]
 
     async def _mirror(self, key: str, record: Record) -> None:
-        done = False
+        """Copy a pending record, which stays visible to every request until the secondary has it."""
         try:
             await self._second.ask(lambda: self.secondary.merge(key, record))
-            done = True
         except StoreUnavailable as error:
             if error.reason != "open":
                 self._on_event(CopyOwed(store=self.secondary.name, reason=error.reason))
             raise
-        finally:
-            if not done:  # also when cancelled
-                self._remember(key, record)
+        with self._lock:
+            if self._pending.get(key) is record:
+                del self._pending[key]
 
     async def _fill_primary(self) -> None:
         for key, record in self._take(self._fills):
@@ -294,15 +303,13 @@ class FailoverStore:
                 self._draining = True
 
     async def _pay(self, key: str, record: Record) -> None:
-        row = merged = await self._first.ask(partial(self.primary.merge, key, record))
+        merged = await self._first.ask(partial(self.primary.merge, key, record))
         if not self._mirrors:
-            row = record
-        elif merged != record:
-            row = await self._second.ask(partial(self.secondary.merge, key, merged))
-        if self._mirrors and not row.gone and row.version != merged.version:
-            return  # it was written to meanwhile
-        remove = not self._mirrors and not record.gone
-        await self._second.ask(partial(self.secondary.paid, key, row.version, remove=remove))
+            await self._second.ask(partial(self.secondary.paid, key, record.version, remove=not record.gone))
+            return
+        if merged != record:
+            await self._second.ask(partial(self.secondary.merge, key, merged))
+        await self._second.ask(partial(self.secondary.paid, key, merged.version))
 
     async def _note_uses(self) -> None:
         if self.secondary.pending:
@@ -317,21 +324,34 @@ class FailoverStore:
         return self._mirror_mode != "off"
 
     async def _mirror_later(self, key: str, record: Record) -> None:
-        if self._mirror_mode == "after-response":
-            self._remember(key, record)
-        elif self._mirror_mode == "before-response":
-            with suppress(StoreUnavailable):  # then it is remembered, and copied later
+        if not self._mirrors:
+            return
+        record = self._remember(key, record)
+        if self._mirror_mode == "before-response":
+            with suppress(StoreUnavailable):  # then it is copied later
                 await self._mirror(key, record)
 
-    def _remember(self, key: str, record: Record) -> None:
+    def _remember(self, key: str, record: Record) -> Record:
         with self._lock:
             known = self._pending.pop(key, None)
-            self._pending[key] = merge(known, record) if known else record
+            record = self._pending[key] = merge(known, record) if known else record
             too_many = len(self._pending) > _MOST_PENDING
             if too_many:
                 del self._pending[next(iter(self._pending))]
         if too_many:
             self._on_event(CopyOwed(store=self.secondary.name, reason="too many wait: dropped the oldest"))
+        return record
+
+    def _uncopied(self) -> Iterator[tuple[str, Record]]:
+        """Some of what is pending, one by one, the newest first, and nothing that somebody is copying already."""
+        for _ in range(min(len(self._pending), _AT_ONCE)):
+            with self._lock:
+                waiting = reversed(self._pending.items())
+                found = next((item for item in waiting if self._copying.get(item[0]) is not item[1]), None)
+                if found is None:
+                    return
+                self._copying[found[0]] = found[1]
+            yield found
 
     def _take(self, waiting: dict[str, Record]) -> Iterator[tuple[str, Record]]:
         """Take some out, one by one: those that come meanwhile are for the next response."""

@@ -1,0 +1,1150 @@
+"""Two stores as one, each failing in every way that there is, by a script: what is answered, and what is held where."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import count
+from typing import Any, get_args
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from tests.servers import RedisFactory
+from tests.stores import IDLE, NEVER, Fault, Faulty, a_delta, a_record, key, now, quiet
+from vedsess_middleware.concurrency import run_blocking
+from vedsess_middleware.errors import ConfigurationError, CorruptRecord, SessionExists, StoreUnavailable
+from vedsess_middleware.events import CopyOwed, Event, StoreDegraded, StoreRecovered, StoreRefused
+from vedsess_middleware.stores.failover import FailoverStore, Mirror
+from vedsess_middleware.stores.memory import MemoryStore
+from vedsess_middleware.stores.record import Record, Version
+from vedsess_middleware.stores.redis import RedisStore
+from vedsess_middleware.stores.sql import SQLStore
+
+KEY, OTHER, NEW = key("one"), key("other"), key("new")
+AT = now()
+UNTIL = AT + IDLE
+MODES: tuple[Mirror, ...] = get_args(Mirror)
+MIRRORING: tuple[Mirror, ...] = ("after-response", "before-response")
+OUTAGES: tuple[Fault, ...] = ("refuse", "time out", "lose the reply", "misconfigured")
+FAULTS: tuple[Fault, ...] = (*OUTAGES, "saturated", "one key")
+
+in_each_mode = pytest.mark.parametrize("mode", MODES)
+in_each_mirroring_mode = pytest.mark.parametrize("mode", MIRRORING)
+
+
+class Pair:
+    """A failover store over two memory stores that fail as they are told, and a clock that only moves when told."""
+
+    def __init__(self, mode: Mirror = "after-response", *, beside: "Pair | None" = None) -> None:
+        self.primary: Faulty = beside.primary if beside else Faulty("r", "primary")
+        self.secondary: Faulty = beside.secondary if beside else Faulty("s", "secondary")
+        self.time = 1000.0
+        self.events: list[Event] = []
+        stores: tuple[Any, Any] = (self.primary, self.secondary)
+        self.store = FailoverStore(*stores, mirror=mode, clock=lambda: self.time, on_event=self.events.append)
+
+    def after_response(self) -> None:
+        run_blocking(self.store.after_response())
+
+    def heal(self) -> None:
+        """Both stores serve again, every wait is over, and responses come until nothing is left to do."""
+        self.primary.always = self.secondary.always = None
+        for _ in range(20):
+            self.time += 10.0
+            self.after_response()
+            if not self.store.pending:
+                return
+        raise AssertionError("there is always something left to do")
+
+    def load(self, name: str = KEY, token: Version = Version()) -> Record | None:
+        return run_blocking(self.store.load(name, at=AT, refresh=NEVER, token=token))
+
+    def values(self, name: str = KEY, token: Version = Version()) -> dict[str, str] | None:
+        """What an app would see; None: no session."""
+        record = self.load(name, token)
+        return None if record is None or record.gone else record.values
+
+    def create(self, name: str = KEY, **changes: Any) -> Version:
+        return run_blocking(self.store.create(name, a_record(AT, **changes)))
+
+    def write(
+        self, token: Version, name: str = KEY, *, read: bool = True, drop: tuple[str, ...] = (), **put: str
+    ) -> Any:
+        """A request that writes, after reading or not."""
+        loaded = self.load(name, token) if read else None
+        delta = a_delta(AT, base=token, loaded=loaded, put=put, drop=drop)
+        return run_blocking(self.store.update(name, delta))
+
+    def end(self, *names: str, **options: Any) -> list[str]:
+        return run_blocking(self.store.end(names, at=AT, until=UNTIL, **options))
+
+    def replace(self, old: str, new: str, *, login: bool = False, **changes: Any) -> Version | None:
+        record = a_record(AT, **changes)
+        return run_blocking(self.store.replace(old, new, record, at=AT, until=UNTIL, even_if_gone=login))
+
+    def owed(self) -> dict[str, Record]:
+        return self.secondary.store.owed(limit=1000)
+
+    def told(self, kind: type[Event]) -> list[Event]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+def values_in(store: Faulty, name: str = KEY) -> dict[str, str] | str | None:
+    """What one store holds: the values, `gone`, or None."""
+    record = store.held(name)
+    if record is None:
+        return None
+    return "gone" if record.gone else record.values
+
+
+# -- healthy -----------------------------------------------------------------------------------------------------------
+
+
+@in_each_mode
+def test_while_both_serve_only_the_primary_is_asked_for_what_a_request_needs(mode: Mirror) -> None:
+    pair = Pair(mode)
+    pair.after_response()
+    token = pair.create()
+    for number in range(3):
+        token = pair.write(token, a=str(number)).version
+    assert pair.primary.calls == ["create", "load", "update", "load", "update", "load", "update"]
+    copies = {"off": 0, "after-response": 0, "before-response": 4}[mode]
+    assert pair.secondary.calls == ["owed"] + ["merge"] * copies
+    assert pair.store.serving == "primary"
+
+
+def test_a_copy_lands_after_the_response_and_holds_everything() -> None:
+    pair = Pair()
+    token = pair.create(fields={"a": "1", "b": "2"})
+    token = pair.write(token, a="3", drop=("b",)).version
+    assert pair.secondary.held(KEY) is None
+    assert pair.store.pending
+    pair.after_response()
+    assert pair.secondary.held(KEY) == pair.primary.held(KEY)
+    assert pair.secondary.calls.count("merge") == 1
+    assert not pair.store.pending
+    assert pair.owed() == {}
+
+
+def test_before_response_has_the_copy_before_it_returns() -> None:
+    pair = Pair("before-response")
+    token = pair.create()
+    assert pair.secondary.held(KEY) == pair.primary.held(KEY)
+    pair.write(token, b="2")
+    assert pair.secondary.held(KEY) == pair.primary.held(KEY)
+    pair.write(token, c="3", read=False)
+    assert pair.secondary.held(KEY) == pair.primary.held(KEY)
+    assert values_in(pair.secondary) == {"a": "1", "b": "2", "c": "3"}
+
+
+def test_mirror_off_keeps_no_copy() -> None:
+    pair = Pair("off")
+    pair.write(pair.create(user_id="ada"), b="2")
+    pair.replace(KEY, OTHER, user_id="ada")
+    pair.heal()
+    assert pair.secondary.held(KEY) is None
+    assert pair.secondary.held(OTHER) is None
+
+
+@in_each_mirroring_mode
+def test_logins_logouts_and_id_changes_are_in_the_secondary_before_they_return(mode: Mirror) -> None:
+    pair = Pair(mode)
+    pair.create(user_id="ada")
+    assert values_in(pair.secondary) == {"a": "1"}
+    pair.replace(KEY, OTHER, user_id="ada")
+    assert (values_in(pair.secondary), values_in(pair.secondary, OTHER)) == ("gone", {"a": "1"})
+    pair.replace(OTHER, NEW, login=True, user_id="ada", fields={"b": "2"})
+    assert (values_in(pair.secondary, OTHER), values_in(pair.secondary, NEW)) == ("gone", {"b": "2"})
+    pair.end(NEW)
+    assert values_in(pair.secondary, NEW) == "gone"
+    pair.create(key("four"), user_id="bob")
+    assert pair.end(user_id="bob") == [key("four")]
+    assert values_in(pair.secondary, key("four")) == "gone"
+
+
+@in_each_mirroring_mode
+def test_a_recorded_use_reaches_the_secondary(mode: Mirror) -> None:
+    pair = Pair(mode)
+    pair.create()
+    pair.heal()
+    run_blocking(pair.store.load(KEY, at=AT + 100.0, refresh=60.0))
+    pair.heal()
+    held = pair.secondary.held(KEY)
+    assert held
+    assert held.last_activity == AT + 100.0
+
+
+# -- the primary fails in the middle of an operation -------------------------------------------------------------------
+
+
+def loads(pair: Pair, token: Version) -> Version:
+    record = pair.load(token=token)
+    assert record
+    assert record.values == {"a": "1", "b": "2"}
+    assert record.served_by == "secondary"
+    assert not record.stale
+    return record.version
+
+
+def writes(pair: Pair, token: Version) -> Version:
+    loaded = replace(a_record(AT, fields={"a": "1", "b": "2"}, user_id="ada"), version=token)
+    delta = a_delta(AT, loaded=pair.primary.held(KEY) or loaded, put={"a": "3"}, drop=("b",))
+    written = run_blocking(pair.store.update(KEY, delta))
+    assert written
+    assert written.version.s == 1
+    return written.version
+
+
+def moves(pair: Pair, token: Version) -> Version:
+    version = pair.replace(KEY, NEW, user_id="ada", fields={"a": "4"})
+    assert version is not None
+    return version
+
+
+def ends(pair: Pair, token: Version) -> Version:
+    assert pair.end(KEY) == [KEY]
+    return Version()
+
+
+def ends_all(pair: Pair, token: Version) -> Version:
+    assert pair.end(user_id="ada") == [KEY]
+    return Version()
+
+
+def creates(pair: Pair, token: Version) -> Version:
+    version = pair.create(NEW, fields={"a": "5"})
+    assert sum(version) == 1
+    return version
+
+
+def logs_in(pair: Pair, token: Version) -> Version:
+    return pair.create(NEW, fields={"a": "5"}, user_id="bob")
+
+
+Held = dict[str, str] | str | None
+OLD: Held = {"a": "1", "b": "2"}
+OPERATIONS: dict[str, tuple[Callable[[Pair, Version], Version], Held, Held]] = {
+    "load": (loads, OLD, None),
+    "write": (writes, {"a": "3"}, None),
+    "id change": (moves, "gone", {"a": "4"}),
+    "logout": (ends, "gone", None),
+    "revocation": (ends_all, "gone", None),
+    "create": (creates, OLD, {"a": "5"}),
+    "login": (logs_in, OLD, {"a": "5"}),
+}
+
+
+def started(mode: Mirror) -> tuple[Pair, Version]:
+    """A pair with one session of a user, of which both stores know all that they are to know."""
+    pair = Pair(mode)
+    token = pair.create(fields={"a": "1", "b": "2"}, user_id="ada")
+    pair.heal()
+    pair.events.clear()
+    pair.primary.calls.clear()
+    pair.secondary.calls.clear()
+    return pair, token
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("fault", FAULTS)
+@in_each_mirroring_mode
+def test_whatever_happens_to_the_primary_the_operation_is_carried_out_and_both_agree_in_the_end(
+    mode: Mirror, fault: Fault, name: str
+) -> None:
+    operation, at_key, at_new = OPERATIONS[name]
+    pair, token = started(mode)
+    pair.primary.next_faults = [fault]
+    version = operation(pair, token)
+    alive = NEW if at_new else KEY
+    if version != Version():  # the same browser reads what was just acknowledged, from whichever store
+        assert pair.values(alive, version) == (at_new or at_key)
+    pair.heal()
+    for place in (pair.primary, pair.secondary):
+        assert (values_in(place), values_in(place, NEW)) == (at_key, at_new)
+    assert pair.owed() == {}
+    if version != Version():
+        held = pair.primary.held(alive)
+        assert held
+        assert held.version.covers(version)
+
+
+@pytest.mark.parametrize("name", OPERATIONS.keys() - {"load", "revocation"})
+@pytest.mark.parametrize("fault", OUTAGES)
+def test_without_a_mirror_too_nothing_acknowledged_is_lost(fault: Fault, name: str) -> None:
+    operation, at_key, at_new = OPERATIONS[name]
+    pair, token = started("off")
+    pair.primary.next_faults = [fault]
+    version = operation(pair, token)
+    alive = NEW if at_new else KEY
+    if version != Version():
+        assert pair.values(alive, version) == (at_new or at_key)
+    pair.heal()
+    assert (values_in(pair.primary), values_in(pair.primary, NEW)) == (at_key, at_new)
+    assert values_in(pair.secondary, NEW) is None
+    assert pair.owed() == {}
+
+
+@pytest.mark.parametrize("fault", OUTAGES)
+def test_an_outage_is_reported_once_and_so_is_its_end(fault: Fault) -> None:
+    pair, token = started("after-response")
+    pair.primary.always = fault
+    for _ in range(5):
+        token = pair.write(token, c="3").version
+        pair.after_response()
+    reason = {"refuse": "unreachable", "misconfigured": "refused"}.get(fault, "timeout")
+    refused = [StoreRefused(store="primary", reason="wrong password")] if fault == "misconfigured" else []
+    assert pair.events == [*refused, StoreDegraded(store="primary", reason=reason)]
+    assert pair.store.serving == "secondary"
+    pair.events.clear()
+    pair.heal()
+    assert pair.events == [StoreRecovered(store="primary")]
+    assert pair.store.serving == "primary"
+
+
+def test_after_one_failure_the_primary_is_left_alone() -> None:
+    pair, token = started("after-response")
+    pair.primary.always = "time out"
+    for _ in range(5):
+        token = pair.write(token, c="3").version
+    pair.create(NEW)
+    pair.end(NEW)
+    assert pair.primary.calls == ["load"]
+
+
+def test_a_single_try_that_timed_out_does_not_open_the_breaker_and_two_do() -> None:
+    pair, token = started("after-response")
+    once = StoreUnavailable("no answer", reason="timeout", attempts=1)
+
+    async def hang(*_: Any, **__: Any) -> None:
+        pair.primary.calls.append("load")
+        raise once
+
+    vars(pair.primary)["load"] = hang
+    for served in ("primary", "secondary"):
+        assert pair.values(token=token) == OLD
+        assert pair.store.serving == served
+
+
+@pytest.mark.parametrize("fault", ["saturated", "one key"])
+def test_what_says_nothing_about_the_primary_does_not_open_its_breaker(fault: Fault) -> None:
+    pair, token = started("after-response")
+    pair.primary.next_faults = [fault]
+    assert pair.values(token=token) == OLD
+    assert pair.store.serving == "primary"
+    assert pair.told(StoreDegraded) == []
+    assert pair.values(token=token) == OLD
+    assert pair.primary.calls == ["load", "load"]
+
+
+def test_a_refusal_is_said_at_once_and_then_once_a_minute() -> None:
+    pair, token = started("after-response")
+    pair.primary.always = "one key"
+    for seconds in (0.0, 30.0, 29.0, 2.0, 30.0):
+        pair.time += seconds
+        pair.values(token=token)
+    assert pair.events == [StoreRefused(store="primary", reason="wrong type")] * 2
+
+
+@in_each_mirroring_mode
+def test_a_session_born_while_the_primary_is_away_moves_there_when_it_is_back(mode: Mirror) -> None:
+    pair = Pair(mode)
+    pair.primary.always = "refuse"
+    token = pair.create()
+    assert token == (1, 0)
+    token = pair.write(token, b="2").version
+    assert token == (2, 0)
+    assert set(pair.owed()) == {KEY}
+    pair.heal()
+    assert pair.primary.held(KEY) == pair.secondary.held(KEY)
+    pair.secondary.always = "refuse"
+    assert pair.values(token=token) == {"a": "1", "b": "2"}
+
+
+def test_a_login_that_is_in_the_secondary_already_keeps_its_version_when_the_primary_fails() -> None:
+    pair = Pair()
+    pair.primary.always = "refuse"
+    assert pair.create(user_id="ada") == (0, 1)
+    assert set(pair.owed()) == {KEY}
+
+
+def test_a_create_never_overwrites_in_an_outage_either() -> None:
+    pair, _ = started("after-response")
+    pair.primary.always = "refuse"
+    with pytest.raises(SessionExists):
+        pair.create(user_id="ada")
+    assert values_in(pair.secondary) == OLD
+
+
+# -- probes ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_probe_comes_after_the_response_and_not_before_its_time() -> None:
+    pair, token = started("after-response")
+    pair.primary.always = "refuse"
+    pair.values(token=token)
+    pair.primary.calls.clear()
+    pair.after_response()
+    assert pair.primary.calls == []
+    pair.time += 0.5
+    assert pair.store.pending
+    for _ in range(3):
+        assert pair.values(token=token) == OLD
+    assert pair.primary.calls == []
+    pair.after_response()
+    pair.after_response()
+    assert pair.primary.calls == ["probe"]
+
+
+def test_while_one_probes_nobody_else_does() -> None:
+    pair, token = started("after-response")
+    pair.primary.next_faults = ["refuse"]
+    pair.values(token=token)
+    pair.time += 10.0
+
+    async def body() -> int:
+        started, answer, probes = asyncio.Event(), asyncio.Event(), count()
+
+        async def probe() -> None:
+            next(probes)
+            started.set()
+            await answer.wait()
+
+        vars(pair.primary)["probe"] = probe
+        first = asyncio.create_task(pair.store.after_response())
+        await started.wait()
+        for _ in range(3):
+            await pair.store.after_response()
+            assert (await pair.store.load(KEY, at=AT, refresh=NEVER, token=token)) is not None
+        answer.set()
+        await first
+        return next(probes)
+
+    assert asyncio.run(body()) == 1
+    assert pair.store.serving == "primary"
+
+
+def test_a_failed_probe_is_followed_by_a_longer_wait() -> None:
+    pair, token = started("after-response")
+    pair.primary.always = "refuse"
+    pair.values(token=token)
+    pair.primary.calls.clear()
+    for _ in range(400):
+        pair.time += 0.1
+        pair.after_response()
+    assert 6 <= pair.primary.calls.count("probe") <= 20
+    assert pair.primary.calls.count("probe") == len(pair.primary.calls)
+
+
+def test_a_cancelled_probe_lets_the_next_one_try() -> None:
+    pair, token = started("after-response")
+    pair.primary.next_faults = ["refuse", "cancel"]
+    pair.values(token=token)
+    pair.time += 10.0
+    with pytest.raises(asyncio.CancelledError):
+        pair.after_response()
+    assert pair.store.serving == "secondary"
+    pair.after_response()
+    assert pair.store.serving == "primary"
+
+
+# -- recovery ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_another_process_wrote_in_the_outage_is_drained_too() -> None:
+    pair, token = started("after-response")
+    dead = Pair(beside=pair)
+    pair.primary.always = "refuse"
+    dead.write(token, a="9")
+    assert values_in(pair.primary) == OLD
+    pair.values(token=token)
+    pair.heal()
+    assert values_in(pair.primary) == {"a": "9", "b": "2"}
+    assert pair.owed() == {}
+
+
+def test_what_an_earlier_process_left_behind_is_drained_by_a_new_one() -> None:
+    pair, token = started("after-response")
+    pair.primary.always = "refuse"
+    pair.write(token, a="9")
+    pair.primary.always = None
+    new = Pair(beside=pair)
+    assert new.store.pending
+    new.after_response()
+    assert values_in(pair.primary) == {"a": "9", "b": "2"}
+    assert not new.store.pending
+
+
+def test_a_single_write_that_was_taken_over_is_drained_without_any_probe() -> None:
+    pair, token = started("after-response")
+    pair.primary.next_faults = [None, "saturated"]
+    pair.write(token, a="9")
+    assert pair.store.serving == "primary"
+    pair.after_response()
+    assert values_in(pair.primary) == {"a": "9", "b": "2"}
+    assert pair.owed() == {}
+
+
+def test_a_long_outage_is_drained_over_several_responses() -> None:
+    pair = Pair()
+    pair.primary.always = "refuse"
+    names = [key(f"n{number}") for number in range(40)]
+    for name in names:
+        pair.create(name)
+    pair.primary.always, pair.time = None, pair.time + 10.0
+    left = []
+    while pair.store.pending:
+        pair.after_response()
+        left.append(len(pair.owed()))
+    assert left[0] == 24
+    assert left[-1] == 0
+    assert all(values_in(pair.primary, name) == {"a": "1"} for name in names)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_drain_that_was_broken_off_is_taken_up_again(fault: Fault) -> None:
+    pair = Pair()
+    pair.primary.always = "refuse"
+    for number in range(5):
+        pair.create(key(f"n{number}"))
+    pair.primary.always, pair.time = None, pair.time + 10.0
+    pair.primary.next_faults = [None, None, fault]
+    pair.after_response()
+    assert 0 < len(pair.owed()) < 5
+    pair.heal()
+    assert pair.owed() == {}
+
+
+def test_one_record_that_the_primary_cannot_read_keeps_no_other_from_being_drained() -> None:
+    pair = Pair()
+    pair.primary.always = "refuse"
+    for number in range(5):
+        pair.create(key(f"n{number}"))
+    pair.primary.always, pair.time = None, pair.time + 10.0
+    pair.primary.next_faults = [None, "corrupt"]
+    pair.after_response()
+    assert len(pair.owed()) == 1
+
+
+@in_each_mirroring_mode
+def test_what_both_stores_took_meanwhile_is_brought_together_and_paid_in_one_go(mode: Mirror) -> None:
+    pair, token = started(mode)
+    other = Pair(mode, beside=pair)
+    other.after_response()
+    pair.primary.next_faults = [None, "refuse"]
+    mine = pair.write(token, mine="1").version
+    theirs = other.write(token, theirs="2").version
+    assert (mine, theirs) == ((1, 1), (0, 2))
+    other.after_response()
+    pair.time += 10.0
+    pair.after_response()
+    expected = {"a": "1", "b": "2", "mine": "1", "theirs": "2"}
+    assert values_in(pair.primary) == values_in(pair.secondary) == expected
+    assert pair.owed() == {}
+    assert pair.values(token=mine.join(theirs)) == expected
+
+
+def test_a_row_that_is_written_to_while_it_is_drained_stays_owed() -> None:
+    pair, token = started("after-response")
+    pair.primary.store.merge(KEY, replace(a_record(AT, fields={"copy": "1"}).born(Version(0, 9)), user_id="ada"))
+    pair.primary.next_faults = ["refuse"]
+    token = pair.write(token, a="9").version
+    pair.time += 10.0
+    merge_into_secondary = pair.secondary.store.merge
+
+    def merge_late(name: str, record: Record) -> Record:
+        del vars(pair.secondary.store)["merge"]
+        pair.secondary.store.take_over(KEY, a_delta(AT, put={"late": "1"}))
+        return merge_into_secondary(name, record)
+
+    vars(pair.secondary.store)["merge"] = merge_late
+    pair.after_response()
+    assert set(pair.owed()) == {KEY}
+    Pair(beside=pair).heal()
+    assert values_in(pair.primary) == {"a": "9", "b": "2", "copy": "1", "late": "1"}
+    assert pair.owed() == {}
+
+
+def test_a_logout_in_an_outage_reaches_the_old_live_copy_when_it_is_back() -> None:
+    pair, token = started("after-response")
+    pair.primary.always = "refuse"
+    pair.end(KEY)
+    assert pair.values(token=token) is None
+    pair.primary.always = None
+    assert values_in(pair.primary) == OLD
+    pair.heal()
+    assert values_in(pair.primary) == "gone"
+    pair.secondary.always = "refuse"
+    assert pair.values(token=token) is None
+
+
+@in_each_mirroring_mode
+def test_a_primary_that_lost_everything_is_filled_again_on_sight(mode: Mirror) -> None:
+    pair, token = started(mode)
+    token = pair.write(token, c="3").version
+    pair.primary.lose_everything()
+    assert pair.values(token=token) == {"a": "1", "b": "2", "c": "3"}
+    pair.after_response()
+    assert values_in(pair.primary) == {"a": "1", "b": "2", "c": "3"}
+    pair.heal()
+    assert pair.primary.held(KEY) == pair.secondary.held(KEY)
+
+
+def test_a_copy_that_the_browser_has_seen_more_of_is_not_served() -> None:
+    pair, token = started("after-response")
+    old = pair.primary.held(KEY)
+    assert old
+    token = pair.write(token, a="9").version
+    pair.after_response()
+    pair.primary.lose_everything()
+    pair.primary.store.merge(KEY, old)
+    assert pair.values(token=token) == {"a": "9", "b": "2"}
+    assert pair.write(token, c="3").version.covers(token)
+    pair.heal()
+    assert values_in(pair.primary) == {"a": "9", "b": "2", "c": "3"}
+
+
+def test_what_nobody_has_is_served_as_stale() -> None:
+    pair, token = started("after-response")
+    record = pair.load(token=Version(token.s, token.r + 1))
+    assert record
+    assert (record.stale, record.values) == (True, OLD)
+
+
+# -- the secondary fails -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OPERATIONS.keys() - {"load"})
+@pytest.mark.parametrize("fault", FAULTS)
+@in_each_mirroring_mode
+def test_whatever_happens_to_the_secondary_the_primary_serves_and_the_copy_lands_later(
+    mode: Mirror, fault: Fault, name: str
+) -> None:
+    operation, at_key, at_new = OPERATIONS[name]
+    pair, token = started(mode)
+    pair.secondary.always = fault
+    if name == "write":
+        assert pair.write(token, a="3", drop=("b",)).version == (0, 2)
+    else:
+        operation(pair, token)
+    for _ in range(3):
+        pair.after_response()
+    assert (values_in(pair.primary), values_in(pair.primary, NEW)) == (at_key, at_new)
+    pair.heal()
+    for place in (pair.primary, pair.secondary):
+        assert (values_in(place), values_in(place, NEW)) == (at_key, at_new)
+
+
+@in_each_mirroring_mode
+def test_copies_survive_a_long_outage_of_the_secondary(mode: Mirror) -> None:
+    pair, token = started(mode)
+    pair.secondary.always = "refuse"
+    names = [key(f"n{number}") for number in range(40)]
+    for name in names:
+        pair.create(name)
+    for number in range(5):
+        token = pair.write(token, n=str(number)).version
+        pair.after_response()
+    assert pair.store.pending
+    pair.heal()
+    assert values_in(pair.secondary) == {"a": "1", "b": "2", "n": "4"}
+    assert all(values_in(pair.secondary, name) == {"a": "1"} for name in names)
+
+
+def test_a_secondary_that_is_away_is_asked_once_and_then_left_alone() -> None:
+    pair, token = started("after-response")
+    pair.secondary.always = "refuse"
+    for _ in range(5):
+        token = pair.write(token, a="3").version
+        pair.after_response()
+    assert pair.secondary.calls == ["merge"]
+    assert pair.events == [
+        StoreDegraded(store="secondary", reason="unreachable"),
+        CopyOwed(store="secondary", reason="unreachable"),
+    ]
+
+
+def test_a_secondary_that_refuses_is_said_once_and_sessions_go_on() -> None:
+    pair, token = started("after-response")
+    pair.secondary.always = "misconfigured"
+    for _ in range(5):
+        token = pair.write(token, a="3").version
+        pair.create(key(f"n{token.r}"), user_id="bob")
+        pair.after_response()
+    assert pair.told(StoreRefused) == [StoreRefused(store="secondary", reason="wrong password")]
+    assert pair.values(token=token) == {"a": "3", "b": "2"}
+    pair.heal()
+    assert values_in(pair.secondary) == {"a": "3", "b": "2"}
+
+
+def test_a_login_while_the_secondary_was_away_is_found_by_a_revocation_elsewhere() -> None:
+    pair = Pair()
+    pair.after_response()
+    pair.secondary.always = "refuse"
+    pair.create(user_id="ada")
+    pair.secondary.always = None
+    elsewhere = Pair(beside=pair)
+    assert elsewhere.end(user_id="ada") == [KEY]
+    assert values_in(pair.primary) == "gone"
+    elsewhere.heal()
+    pair.heal()
+    assert values_in(pair.secondary) == "gone"
+
+
+@in_each_mirroring_mode
+def test_a_logout_while_the_secondary_was_away_is_not_undone_by_an_id_change_elsewhere(mode: Mirror) -> None:
+    pair, _ = started(mode)
+    pair.secondary.always = "refuse"
+    pair.end(KEY)
+    pair.secondary.always = None
+    elsewhere = Pair(mode, beside=pair)
+    assert elsewhere.replace(KEY, NEW, user_id="ada") is None
+    elsewhere.heal()
+    pair.heal()
+    assert [values_in(place, name) for place in (pair.primary, pair.secondary) for name in (KEY, NEW)] == [
+        "gone",
+        None,
+        "gone",
+        "gone",
+    ]
+    assert run_blocking(elsewhere.store.records_of("ada", at=AT)) == {}
+
+
+def test_a_logout_while_the_secondary_was_away_shows_in_the_list_at_once() -> None:
+    pair, _ = started("after-response")
+    pair.secondary.always = "refuse"
+    pair.end(KEY)
+    pair.secondary.always, pair.time = None, pair.time + 10.0
+    assert run_blocking(pair.store.records_of("ada", at=AT)) == {}
+
+
+def test_more_copies_than_may_wait_cost_the_oldest_and_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vedsess_middleware.stores.failover._MOST_PENDING", 3)
+    pair = Pair()
+    pair.after_response()
+    for number in range(5):
+        pair.create(key(f"n{number}"))
+    assert len(pair.told(CopyOwed)) == 2
+    pair.heal()
+    held = [values_in(pair.secondary, key(f"n{number}")) is not None for number in range(5)]
+    assert held == [False, False, True, True, True]
+
+
+def test_copies_of_many_threads_are_all_there_in_the_end() -> None:
+    pair = Pair()
+    version = pair.create(fields={})
+    before = sys.getswitchinterval()
+
+    def work(number: int) -> None:
+        for turn in range(25):
+            delta = a_delta(AT, base=version, put={f"f{number}-{turn}": "1"})
+            run_blocking(pair.store.update(KEY, delta))
+            pair.after_response()
+
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(work, range(8)))
+    finally:
+        sys.setswitchinterval(before)
+    pair.heal()
+    assert pair.secondary.held(KEY) == pair.primary.held(KEY)
+    assert len(values_in(pair.secondary) or ()) == 200
+
+
+# -- both fail ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("fault", OUTAGES)
+@in_each_mode
+def test_without_any_store_nobody_is_told_that_there_is_no_session(mode: Mirror, fault: Fault, name: str) -> None:
+    pair, token = started(mode)
+    pair.primary.always = pair.secondary.always = fault
+    with pytest.raises(StoreUnavailable):
+        OPERATIONS[name][0](pair, token)
+
+
+@in_each_mode
+def test_what_the_primary_does_not_know_is_not_taken_for_unknown_while_the_secondary_is_away(mode: Mirror) -> None:
+    pair = Pair(mode)
+    pair.secondary.always = "refuse"
+    with pytest.raises(StoreUnavailable):
+        pair.load()
+    with pytest.raises(StoreUnavailable):
+        pair.write(Version(0, 1), a="1", read=False)
+
+
+@in_each_mode
+def test_what_neither_store_knows_is_unknown(mode: Mirror) -> None:
+    pair = Pair(mode)
+    assert pair.load() is None
+    assert pair.write(Version(0, 1), a="1", read=False) is None
+    assert pair.secondary.held(KEY) is None
+
+
+@in_each_mirroring_mode
+def test_in_an_outage_too_what_nobody_mirrored_is_unknown(mode: Mirror) -> None:
+    pair = Pair(mode)
+    pair.primary.always = "refuse"
+    assert pair.load() is None
+
+
+def test_stats_and_lists_come_from_the_store_that_serves() -> None:
+    pair, _ = started("after-response")
+    for faulty, serving in ((pair.secondary, "primary"), (pair.primary, "secondary")):
+        faulty.always = "refuse"
+        assert run_blocking(pair.store.stats(at=AT)).active == 1
+        assert run_blocking(pair.store.stats(at=AT)).store in ("memory", serving)
+        assert set(run_blocking(pair.store.records_of("ada", at=AT))) == {KEY}
+        pair.heal()
+    pair.primary.always = pair.secondary.always = "refuse"
+    for call in (pair.store.stats(at=AT), pair.store.records_of("ada", at=AT), pair.store.cleanup(at=AT)):
+        with pytest.raises(StoreUnavailable):
+            run_blocking(call)
+
+
+# -- records that cannot be read ---------------------------------------------------------------------------------------
+
+
+def test_a_corrupt_copy_is_as_good_as_none() -> None:
+    pair, token = started("after-response")
+    pair.primary.next_faults = ["corrupt"]
+    assert pair.values(token=token) == OLD
+    pair.primary.next_faults = ["corrupt", "corrupt"]
+    assert pair.write(token, a="9").version == (1, 1)
+    pair.heal()
+    assert values_in(pair.primary) == values_in(pair.secondary) == {"a": "9", "b": "2"}
+    assert pair.store.serving == "primary"
+    assert pair.told(StoreDegraded) == []
+
+
+def test_a_copy_that_stays_corrupt_costs_its_session_and_no_other() -> None:
+    pair, token = started("after-response")
+    pair.create(OTHER)
+    pair.after_response()
+    pair.primary.always = "corrupt"
+    assert pair.values(token=token) == OLD
+    pair.after_response()
+    pair.primary.always = None
+    assert pair.values(OTHER) == {"a": "1"}
+
+
+def test_a_corrupt_row_under_a_missing_copy_is_an_error_of_that_session() -> None:
+    pair = Pair()
+    pair.secondary.next_faults = ["corrupt"]
+    with pytest.raises(CorruptRecord):
+        pair.load()
+    assert pair.told(StoreDegraded) == []
+
+
+# -- cancellation ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("place", ["primary", "secondary"])
+def test_a_cancelled_operation_ends_as_cancelled_and_blames_nobody(name: str, place: str) -> None:
+    pair, token = started("before-response")
+    getattr(pair, place).next_faults = ["cancel"]
+    if place == "secondary" and name in ("load", "write"):
+        pair.primary.lose_everything()
+    with pytest.raises(asyncio.CancelledError):
+        OPERATIONS[name][0](pair, token)
+    assert pair.events == []
+    assert pair.store.serving == "primary"
+
+
+def test_a_copy_whose_merge_was_cancelled_is_not_lost() -> None:
+    pair, token = started("after-response")
+    pair.write(token, a="3")
+    pair.secondary.next_faults = ["cancel"]
+    with pytest.raises(asyncio.CancelledError):
+        pair.after_response()
+    assert pair.store.pending
+    pair.after_response()
+    assert values_in(pair.secondary) == {"a": "3", "b": "2"}
+
+
+# -- mirror off --------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_mirror_an_outage_hides_a_session_and_brings_it_back() -> None:
+    pair, token = started("off")
+    pair.primary.always = "refuse"
+    hidden = pair.load(token=token)
+    assert hidden
+    assert not hidden.gone
+    assert (hidden.values, hidden.served_by, hidden.user_id) == ({}, "secondary", None)
+    assert hidden.expires_at > AT
+    written = pair.write(token, c="3")
+    assert written.version.s == 1
+    assert pair.values(token=written.version) == {"c": "3"}
+    pair.heal()
+    record = pair.load(token=token.join(written.version))
+    assert record
+    assert (record.values, record.user_id, record.stale) == ({"a": "1", "b": "2", "c": "3"}, "ada", False)
+    assert pair.secondary.held(KEY) is None
+
+
+def test_without_a_mirror_a_primary_that_answers_is_believed() -> None:
+    pair = Pair("off")
+    assert pair.load(token=Version(0, 4)) is None
+
+
+def test_without_a_mirror_a_logout_in_an_outage_holds_when_the_primary_is_back() -> None:
+    pair, token = started("off")
+    pair.primary.always = "refuse"
+    pair.end(KEY)
+    pair.heal()
+    assert values_in(pair.primary) == "gone"
+    assert pair.values(token=token) is None
+
+
+# -- expiry ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_copy_that_waits_is_not_served_after_its_end() -> None:
+    pair = Pair()
+    pair.create()
+    assert run_blocking(pair.store.load(KEY, at=UNTIL, refresh=NEVER)) is None
+    assert run_blocking(pair.store.update(KEY, a_delta(UNTIL, put={"a": "2"}))) is None
+
+
+def test_a_tombstone_that_waits_counts_for_a_write_in_an_outage() -> None:
+    pair, token = started("after-response")
+    loaded = pair.load(token=token)
+    pair.secondary.always = "refuse"
+    pair.end(KEY)
+    pair.secondary.always, pair.primary.always = None, "refuse"
+    pair.time += 10.0
+    written = run_blocking(pair.store.update(KEY, a_delta(AT, loaded=loaded, put={"a": "9"})))
+    assert written
+    assert written.gone
+    pair.heal()
+    assert values_in(pair.primary) == values_in(pair.secondary) == "gone"
+
+
+# -- wiring ------------------------------------------------------------------------------------------------------------
+
+
+def test_stores_of_two_colours_are_refused() -> None:
+    blocking = SQLStore.from_url("sqlite://", is_async=False)
+    asyncio_one = RedisStore.from_url("redis://localhost", is_async=True)
+    with pytest.raises(ConfigurationError, match="colours"):
+        FailoverStore(asyncio_one, blocking)
+    assert FailoverStore(MemoryStore(), blocking).is_async is False
+    assert FailoverStore(asyncio_one, MemoryStore(counts="s")).is_async is True
+    assert FailoverStore(MemoryStore(), MemoryStore(counts="s")).is_async is None
+
+
+def test_real_stores_change_places_without_losing_a_write(fresh_redis: RedisFactory, sqlite_url: str) -> None:
+    server, events = fresh_redis(), list[Event]()
+    redis = RedisStore.from_url(server.url, is_async=False, probe_timeout=2.0, on_event=quiet)
+    sql, time = SQLStore.from_url(sqlite_url, is_async=False, timeout=10.0), [0.0]
+    store = FailoverStore(redis, sql, clock=lambda: time[0], on_event=events.append)
+
+    def write(token: Version, name: str) -> Version:
+        loaded = run_blocking(store.load(KEY, at=AT, refresh=NEVER, token=token))
+        written = run_blocking(store.update(KEY, a_delta(AT, base=token, loaded=loaded, put={name: "1"})))
+        time[0] += 10.0
+        run_blocking(store.after_response())
+        assert written
+        return token.join(written.version)
+
+    token = write(run_blocking(store.create(KEY, a_record(AT, user_id="ada"))), "before")
+    server.kill()
+    token = write(write(token, "during"), "again")
+    server.start()
+    time[0] += 10.0
+    run_blocking(store.after_response())
+    token = write(token, "after")
+    expected = {"a": "1", "before": "1", "during": "1", "again": "1", "after": "1"}
+    for place in (store, redis, sql):
+        record = run_blocking(place.load(KEY, at=AT, refresh=NEVER, token=token))
+        assert record
+        assert (record.values, record.stale, record.user_id) == (expected, False, "ada")
+    assert [type(event) for event in events] == [StoreDegraded, StoreRecovered]
+    run_blocking(store.close())
+
+
+# -- one browser, any order of events ----------------------------------------------------------------------------------
+
+NAMES, VALUES = st.sampled_from("abc"), st.integers(0, 9).map(str)
+FAILS = st.sampled_from(["refuse", "lose the reply"])
+
+
+class Browsing(RuleBasedStateMachine):
+    """One browser with its cookie, a plain dict beside it, and either store failing, never both at once.
+
+    What was acknowledged is read back; what was not may or may not have happened.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pair = Pair()
+        self.keys = (key(f"k{number}") for number in count())
+        self.key: str | None = None
+        self.token = Version()
+        self.known: dict[str, set[str | None]] = {}
+        self.doubtful = False
+        self.ended: set[str] = set()
+
+    def is_out(self) -> bool:
+        """Whether a store is away, or believed to be: only then may nobody be able to say."""
+        store = self.pair.store
+        away = self.pair.primary.always or self.pair.secondary.always
+        return bool(away) or not (store._first.breaker.closed and store._second.breaker.closed)
+
+    def ask(self, call: Coroutine[Any, Any, Any]) -> Any:
+        """The answer, or `failed`, which is possible only in an outage."""
+        out = self.is_out()
+        try:
+            return run_blocking(call)
+        except StoreUnavailable:
+            assert out
+            return failed
+
+    def look(self) -> Any:
+        """Read; what is read agrees with what was acknowledged."""
+        assert self.key
+        record = self.ask(self.pair.store.load(self.key, at=self.at, refresh=1.0, token=self.token))
+        if record is failed:
+            return failed
+        if record is None or record.gone:
+            assert self.doubtful
+            self.forget()
+            return failed
+        assert not record.stale
+        values = record.values
+        assert all(values.get(name) in allowed for name, allowed in self.known.items())
+        assert values.keys() <= self.known.keys()
+        self.token = self.token.join(record.version)
+        return record
+
+    @property
+    def at(self) -> float:
+        return AT + self.pair.time - 1000.0
+
+    def forget(self) -> None:
+        self.key, self.token, self.known, self.doubtful = None, Version(), {}, False
+
+    def begin(self, name: str, values: dict[str, str], version: Version) -> None:
+        self.forget()
+        self.key, self.token = name, version
+        self.known = {field: {value} for field, value in values.items()}
+
+    @precondition(lambda self: self.key is None)
+    @rule(values=st.dictionaries(NAMES, VALUES, min_size=1), user=st.sampled_from([None, "ada"]))
+    def create(self, values: dict[str, str], user: str | None) -> None:
+        name = next(self.keys)
+        version = self.ask(self.pair.store.create(name, a_record(self.at, fields=values, user_id=user)))
+        if version is not failed:
+            self.begin(name, values, version)
+
+    @precondition(lambda self: self.key is not None)
+    @rule()
+    def read(self) -> None:
+        self.look()
+
+    @precondition(lambda self: self.key is not None)
+    @rule(name=NAMES, value=st.one_of(st.none(), VALUES), read=st.booleans())
+    def write(self, name: str, value: str | None, read: bool) -> None:
+        loaded = self.look() if read else None
+        if loaded is failed:
+            return
+        assert self.key
+        change: dict[str, Any] = {"drop": (name,)} if value is None else {"put": {name: value}}
+        delta = a_delta(self.at, base=self.token, loaded=loaded, **change)
+        written = self.ask(self.pair.store.update(self.key, delta))
+        if written is failed:
+            self.known[name] = self.known.get(name, {None}) | {value}
+        elif written is None or written.gone:
+            assert self.doubtful
+        else:
+            self.known[name] = {value}
+            self.token = self.token.join(written.version)
+
+    @precondition(lambda self: self.key is not None)
+    @rule(login=st.booleans())
+    def change_id(self, login: bool) -> None:
+        record = self.look()
+        if record is failed:
+            return
+        new, old = next(self.keys), self.key
+        assert old
+        moved = a_record(self.at, fields=record.values, user_id="ada" if login else record.user_id)
+        until = self.at + IDLE
+        version = self.ask(self.pair.store.replace(old, new, moved, at=self.at, until=until, even_if_gone=login))
+        if version is failed:
+            self.doubtful = True
+        elif version is None:
+            assert self.doubtful
+        else:
+            self.ended.add(old)
+            self.begin(new, record.values, version)
+
+    @precondition(lambda self: self.key is not None)
+    @rule(everywhere=st.booleans())
+    def log_out(self, everywhere: bool) -> None:
+        assert self.key
+        whose = "ada" if everywhere else None
+        ended = self.ask(self.pair.store.end([self.key], user_id=whose, at=self.at, until=self.at + IDLE))
+        if ended is failed:
+            self.doubtful = True
+        else:
+            self.ended.add(self.key)
+            self.forget()
+
+    @precondition(lambda self: self.pair.secondary.always is None)
+    @rule(fault=FAILS)
+    def primary_fails(self, fault: Fault) -> None:
+        self.pair.primary.always = fault
+
+    @precondition(lambda self: self.pair.primary.always is None)
+    @rule(fault=FAILS)
+    def secondary_fails(self, fault: Fault) -> None:
+        self.pair.secondary.always = fault
+
+    @rule(place=st.sampled_from(["primary", "secondary"]))
+    def comes_back(self, place: str) -> None:
+        getattr(self.pair, place).always = None
+
+    @rule(seconds=st.sampled_from([0.0, 0.3, 2.0, 10.0]))
+    def after_response(self, seconds: float) -> None:
+        self.pair.time += seconds
+        self.pair.after_response()
+
+    @rule()
+    def all_is_well_again(self) -> None:
+        pair = self.pair
+        pair.heal()
+        assert pair.owed() == {}
+        for name in self.ended:
+            for place in (pair.primary, pair.secondary):
+                assert values_in(place, name) in ("gone", None)
+            record = run_blocking(pair.store.load(name, at=self.at, refresh=1.0))
+            assert record is None or record.gone
+        if self.key is not None and self.look() is not failed:
+            pair.heal()
+            assert pair.primary.held(self.key) == pair.secondary.held(self.key)
+
+    @invariant()
+    def nobody_is_served_what_was_never_written(self) -> None:
+        for name in self.ended:
+            for place in (self.pair.primary, self.pair.secondary):
+                record = place.held(name)
+                assert record is None or not (record.gone and record.fields)
+
+    def teardown(self) -> None:
+        self.all_is_well_again()
+
+
+failed = object()
+
+TestBrowsing = Browsing.TestCase
+TestBrowsing.settings = settings(
+    max_examples=150, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)

@@ -1,0 +1,204 @@
+"""The HTTP rules: what the use of a session adds to a response."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from vedsess_middleware.http import (
+    UNAVAILABLE_BODY,
+    UNAVAILABLE_HEADERS,
+    UNAVAILABLE_STATUS,
+    is_excluded,
+    is_secure,
+    session_headers,
+)
+
+CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+Headers = list[tuple[str, str]]
+
+COOKIE = "vedsess=abc; HttpOnly; Path=/; SameSite=Lax"
+SET = ("Set-Cookie", COOKIE)
+VARY = ("Vary", "Cookie")
+KEEP_OUT = ("Cache-Control", "no-store, private")
+TYPE = ("Content-Type", "text/plain")
+
+
+# -- a session that was not used ---------------------------------------------------------------------------------------
+
+
+@CALM
+@given(st.lists(st.tuples(st.sampled_from(["Vary", "Cache-Control", "Expires", "Set-Cookie", "X"]), st.text())))
+def test_an_untouched_session_leaves_the_headers_alone(headers: Headers) -> None:
+    assert session_headers(headers, accessed=False, set_cookie=None) == headers
+
+
+def test_the_headers_of_the_app_are_not_changed_in_place() -> None:
+    headers = [("Vary", "Accept"), ("Cache-Control", "public")]
+    session_headers(headers, accessed=True, set_cookie=COOKIE)
+    assert headers == [("Vary", "Accept"), ("Cache-Control", "public")]
+
+
+# -- Vary --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_session_that_was_read_varies_the_response_and_leaves_caching_to_the_app() -> None:
+    public = ("Cache-Control", "public, max-age=60")
+    assert session_headers([TYPE, public], accessed=True, set_cookie=None) == [TYPE, public, VARY]
+
+
+def test_a_cookie_varies_the_response_also_when_nothing_was_read() -> None:
+    assert VARY in session_headers([], accessed=False, set_cookie=COOKIE)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("Vary", "Accept")],
+        [("Vary", "Accept, Accept-Encoding")],
+        [("Vary", "Accept"), ("Vary", "Origin")],
+        [("Vary", "X-Cookie")],
+        [("Vary", "")],
+        [("X-Vary", "Cookie")],
+    ],
+)
+def test_what_the_response_varies_by_already_stays(headers: Headers) -> None:
+    assert session_headers(headers, accessed=True, set_cookie=None) == [*headers, VARY]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("Vary", "Cookie")],
+        [("vary", "cookie")],
+        [("VARY", "Accept,COOKIE , Origin")],
+        [("Vary", "Accept"), ("Vary", "Cookie")],
+        [("Vary", "*")],
+        [("Vary", "Accept, *")],
+    ],
+)
+def test_a_response_that_varies_enough_is_left_alone(headers: Headers) -> None:
+    assert session_headers(headers, accessed=True, set_cookie=None) == headers
+
+
+# -- Cache-Control -----------------------------------------------------------------------------------------------------
+
+
+def test_a_response_with_a_cookie_is_stored_by_nobody() -> None:
+    assert session_headers([TYPE], accessed=False, set_cookie=COOKIE) == [TYPE, VARY, KEEP_OUT, SET]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("Cache-Control", "public, max-age=31536000, immutable")],
+        [("cache-control", "private")],
+        [("Cache-Control", "no-cache")],
+        [("Cache-Control", "public"), ("CACHE-CONTROL", "max-age=60")],
+        [("Expires", "Thu, 01 Dec 2033 16:00:00 GMT")],
+        [("Pragma", "public"), ("Cache-Control", "s-maxage=1")],
+    ],
+)
+def test_what_would_let_a_cookie_be_stored_is_replaced(headers: Headers) -> None:
+    made = session_headers([*headers, TYPE], accessed=True, set_cookie=COOKIE)
+    assert made == [TYPE, VARY, KEEP_OUT, SET]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("Cache-Control", "no-store")],
+        [("cache-control", "NO-STORE")],
+        [("Cache-Control", "no-cache, no-store, must-revalidate"), ("Expires", "0")],
+        [("Cache-Control", "private"), ("Cache-Control", "no-store")],
+    ],
+)
+def test_what_is_as_strict_already_stays(headers: Headers) -> None:
+    assert session_headers(headers, accessed=True, set_cookie=COOKIE) == [*headers, VARY, SET]
+
+
+def test_cookies_of_the_app_stay_beside_the_session_cookie() -> None:
+    mine = ("Set-Cookie", "theme=dark")
+    assert session_headers([mine], accessed=False, set_cookie=COOKIE) == [mine, VARY, KEEP_OUT, SET]
+
+
+# -- excluded paths ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "excluded", "answer"),
+    [
+        ("/static", ["/static"], True),
+        ("/static/", ["/static"], True),
+        ("/static/a/b.css", ["/static"], True),
+        ("/statics", ["/static"], False),
+        ("/static.css", ["/static"], False),
+        ("/a/static", ["/static"], False),
+        ("/Static", ["/static"], False),
+        ("/static", ["/static/"], False),
+        ("/static/", ["/static/"], True),
+        ("/static/a", ["/static/"], True),
+        ("/", ["/static"], False),
+        ("", ["/static"], False),
+        ("/", ["/"], True),
+        ("/anything", ["/"], True),
+        ("/health", ["/static", "/health"], True),
+        ("/health", [], False),
+    ],
+)
+def test_a_path_is_excluded_with_all_below_it(path: str, excluded: list[str], answer: bool) -> None:
+    assert is_excluded(path, excluded) is answer
+
+
+# -- https -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("scheme", "answer"), [("https", True), ("wss", True), ("http", False), ("ws", False)])
+def test_without_a_proxy_the_connection_says_whether_it_is_secure(scheme: str, answer: bool) -> None:
+    assert is_secure(scheme, None, 0) is answer
+    assert is_secure(scheme, None, 1) is answer
+    assert is_secure(scheme, "", 1) is answer
+
+
+@pytest.mark.parametrize("forwarded", ["https", "http"])
+def test_a_proxy_that_is_not_trusted_is_not_believed(forwarded: str) -> None:
+    assert is_secure("https", forwarded, 0) is True
+    assert is_secure("http", forwarded, 0) is False
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "proxies", "answer"),
+    [
+        ("https", 1, True),
+        (" HTTPS ", 1, True),
+        ("wss", 1, True),
+        ("http", 1, False),
+        ("https, http", 1, False),
+        ("http, https", 1, True),
+        ("https, http", 2, True),
+        ("http,https", 2, False),
+        ("https, http, http", 2, False),
+        ("http, https, http", 2, True),
+        ("javascript", 1, False),
+    ],
+)
+def test_the_outermost_trusted_proxy_is_believed(forwarded: str, proxies: int, answer: bool) -> None:
+    assert is_secure("http", forwarded, proxies) is answer
+
+
+def test_a_browser_cannot_pretend_to_be_a_trusted_proxy() -> None:
+    """With two proxies of ours there are two entries; a single one says that a proxy was passed by."""
+    assert is_secure("http", "https", 2) is False
+
+
+# -- the 503 -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_503_says_when_to_try_again_and_touches_no_cookie() -> None:
+    headers = dict(UNAVAILABLE_HEADERS)
+    assert UNAVAILABLE_STATUS == 503
+    assert headers["Content-Length"] == str(len(UNAVAILABLE_BODY))
+    assert int(headers["Retry-After"]) > 0
+    assert headers["Cache-Control"] == "no-store"
+    assert "Set-Cookie" not in headers
+    assert len(headers) == len(UNAVAILABLE_HEADERS)

@@ -1,0 +1,644 @@
+"""What only Redis can show: times to live, round trips, restarts, foreign values, what a person reads."""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.servers import RedisFactory, RedisServer, eventually
+from tests.stores import IDLE, NEVER, Proxy, Subject, a_delta, a_record, a_tombstone, driven, key, now, proxied, running
+from vedsess_middleware.concurrency import run_blocking
+from vedsess_middleware.errors import CorruptRecord, StoreMisconfigured, StoreUnavailable
+from vedsess_middleware.events import Event, StoreRestarted
+from vedsess_middleware.stores.record import Field, Record, Version
+from vedsess_middleware.stores.redis import RedisStore
+from vedsess_middleware.stores.redis.hashes import from_hash, to_hash
+from vedsess_middleware.stores.redis.wire import redis_client
+
+KEY, OTHER, THIRD = key("one"), key("other"), key("third")
+PREFIX = "t:"
+HASH = f"{PREFIX}session:{KEY}"
+ALL, OF_ADA = f"{PREFIX}session_index:all", f"{PREFIX}user_sessions:ada"
+
+
+@pytest.fixture(params=["blocking", "asyncio"])
+def is_async(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param == "asyncio")
+
+
+@pytest.fixture
+def events() -> list[Event]:
+    return []
+
+
+@pytest.fixture
+def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
+    with proxied(redis_server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def store(proxy: Proxy, is_async: bool, events: list[Event]) -> Iterator[Subject]:
+    url = f"redis://127.0.0.1:{proxy.port}/0"
+    options: dict[str, Any] = {"timeout": 2.0, "probe_timeout": 4.0, "prefix": PREFIX, "on_event": events.append}
+    with running(RedisStore.from_url(url, is_async=is_async, **options)) as store:
+        yield store
+
+
+async def warmed(store: Subject) -> Subject:
+    """The same, connected, and its script known."""
+    await store.load(key("nobody"), at=now(), refresh=60.0)
+    return store
+
+
+# -- times to live -----------------------------------------------------------------------------------------------------
+
+AT = now()
+ADA = a_record(AT, user_id="ada")
+OPERATIONS: dict[str, Callable[[Subject], Coroutine[Any, Any, Any]]] = {
+    "create": lambda store: store.create(KEY, a_record(AT)),
+    "create of a user": lambda store: store.create(OTHER, ADA),
+    "load of nothing": lambda store: store.load(THIRD, at=AT, refresh=60.0),
+    "load": lambda store: store.load(KEY, at=AT, refresh=60.0),
+    "load when a use is due": lambda store: store.load(OTHER, at=AT + 100.0, refresh=60.0),
+    "after response": lambda store: store.after_response(),
+    "update of nothing": lambda store: store.update(THIRD, a_delta(AT, put={"b": "2"})),
+    "update": lambda store: store.update(KEY, a_delta(AT + 1.0, base=Version(0, 1), put={"b": "2"}, drop=("a",))),
+    "update from behind": lambda store: store.update(KEY, a_delta(AT + 1.0, base=Version(4, 1), put={"b": "3"})),
+    "merge": lambda store: store.merge(KEY, replace(a_record(AT), version=Version(2, 0))),
+    "merge into nothing": lambda store: store.merge(key("four"), replace(ADA, version=Version(2, 0))),
+    "merge of an old record": lambda store: store.merge(key("five"), a_record(AT - IDLE).born(Version(1, 0))),
+    "merge of a tombstone": lambda store: store.merge(key("four"), a_tombstone(AT)),
+    "records of a user": lambda store: store.records_of("ada", at=AT),
+    "replace": lambda store: store.replace(OTHER, THIRD, ADA, at=AT, until=AT + IDLE),
+    "replace of an ended one": lambda store: store.replace(OTHER, key("six"), ADA, at=AT, until=AT + IDLE),
+    "end": lambda store: store.end([KEY, key("seven")], at=AT, until=AT + IDLE),
+    "end of a user": lambda store: store.end([], user_id="ada", at=AT, until=AT + IDLE),
+    "update of an ended one": lambda store: store.update(KEY, a_delta(AT, base=Version(2, 2), put={"b": "2"})),
+    "merge into an ended one": lambda store: store.merge(KEY, replace(ADA, version=Version(9, 9))),
+    "after the last response": lambda store: store.after_response(),
+    "stats": lambda store: store.stats(at=AT),
+    "cleanup": lambda store: store.cleanup(at=AT),
+    "probe": lambda store: store.probe(),
+}
+
+
+@driven
+async def test_no_operation_ever_leaves_a_key_without_a_time_to_live(store: Subject, redis_server: RedisServer) -> None:
+    seen = set[str]()
+    for name, operation in OPERATIONS.items():
+        await operation(store)
+        ttls = {found: redis_server.cli("PTTL", found) for found in redis_server.cli("KEYS", "*")}
+        assert all(ttl > 0 for ttl in ttls.values()), (name, ttls)
+        seen |= ttls.keys()
+    assert {HASH, ALL, OF_ADA, f"{PREFIX}probe"} <= seen
+
+
+@driven
+async def test_a_record_lives_in_redis_as_long_as_it_says(store: Subject, redis_server: RedisServer) -> None:
+    at = now()
+    await store.create(KEY, a_record(at, life=IDLE + 100.0))
+    assert IDLE - 10.0 < redis_server.cli("PTTL", HASH) / 1000 <= IDLE
+    await store.load(KEY, at=at + 1000.0, refresh=60.0)
+    assert IDLE - 910.0 < redis_server.cli("PTTL", HASH) / 1000 <= IDLE - 900.0
+
+
+@driven
+async def test_a_tombstone_lives_as_long_as_the_session_could(store: Subject, redis_server: RedisServer) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    await store.end([KEY], at=at, until=at + 1.0)
+    assert redis_server.cli("PTTL", HASH) / 1000 > IDLE - 10.0
+
+
+@driven
+async def test_a_read_that_records_no_use_writes_nothing(store: Subject, redis_server: RedisServer) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    redis_server.cli("CONFIG", "RESETSTAT")
+    await store.load(KEY, at=at + 60.0, refresh=60.0)
+    await store.after_response()
+    calls = redis_server.cli("INFO", "commandstats")
+    assert calls["cmdstat_evalsha"]["calls"] == 1
+    assert not calls.keys() & {f"cmdstat_{name}" for name in ("hset", "pexpire", "del", "zadd", "expire", "zrem")}
+
+
+# -- late writes -------------------------------------------------------------------------------------------------------
+
+
+@driven
+async def test_a_late_write_never_recreates_a_record(store: Subject, redis_server: RedisServer) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    loaded = await store.load(KEY, at=at, refresh=NEVER)
+    redis_server.cli("DEL", HASH)
+    assert await store.update(KEY, a_delta(at, loaded=loaded, put={"a": "2"})) is None
+    assert redis_server.cli("EXISTS", HASH) == 0
+
+
+@driven
+async def test_no_late_write_leaves_anything_beside_a_tombstone(store: Subject, redis_server: RedisServer) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    loaded = await store.load(KEY, at=at, refresh=NEVER)
+    await store.end([KEY], at=at, until=at + IDLE)
+    await store.update(KEY, a_delta(at, loaded=loaded, put={"a": "2"}))
+    await store.merge(KEY, replace(loaded, version=Version(9, 9)))
+    await store.load(KEY, at=at + 100.0, refresh=60.0)
+    assert redis_server.cli("HKEYS", HASH) == ["gone"]
+    assert redis_server.cli("ZSCORE", OF_ADA, KEY) is None
+
+
+@driven
+async def test_the_same_commit_twice_is_one_commit(store: Subject, redis_server: RedisServer) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    loaded = await store.load(KEY, at=at, refresh=NEVER)
+    delta = a_delta(at + 1.0, loaded=loaded, put={"a": "2"}, whole=True)
+    first = await store.update(KEY, delta)
+    stored = redis_server.cli("HGETALL", HASH)
+    assert await store.update(KEY, delta) == first
+    assert first.version == (0, 2)
+    assert redis_server.cli("HGETALL", HASH) == stored
+
+
+# -- round trips -------------------------------------------------------------------------------------------------------
+
+TRIPS = dict.fromkeys(OPERATIONS, 1) | {
+    "replace of an ended one": 2,  # the new one is taken back
+    "end of a user": 2,
+    "records of a user": 2,
+    "stats": 3,  # the index, the records, INFO
+    "cleanup": 99,
+}
+
+
+@driven
+async def test_every_operation_of_a_request_takes_one_round_trip(store: Subject, proxy: Proxy) -> None:
+    await warmed(store)
+    taken = {}
+    for name, operation in OPERATIONS.items():
+        before = proxy.trips
+        await operation(store)
+        taken[name] = proxy.trips - before
+    assert {name: trips for name, trips in taken.items() if trips > TRIPS[name]} == {}
+    assert taken["create"] == taken["load"] == taken["update"] == taken["replace"] == taken["end"] == 1
+
+
+@driven
+async def test_nothing_is_sent_after_a_response_that_recorded_no_use(store: Subject, proxy: Proxy) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    await store.load(KEY, at=at, refresh=60.0)
+    assert not store.raw.pending
+    before = proxy.trips
+    await store.after_response()
+    assert proxy.trips == before
+
+
+@driven
+async def test_a_new_connection_costs_no_round_trip_of_its_own(store: Subject, proxy: Proxy) -> None:
+    await warmed(store)
+    await store.close()
+    before = proxy.trips, proxy.connections
+    await store.load(KEY, at=now(), refresh=60.0)
+    assert (proxy.trips - before[0], proxy.connections - before[1]) == (1, 1)
+
+
+# -- the script --------------------------------------------------------------------------------------------------------
+
+
+@driven
+async def test_a_forgotten_script_is_reported_and_installed_once_by_eval(
+    store: Subject, redis_server: RedisServer, events: list[Event]
+) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    events.clear()
+    redis_server.cli("SCRIPT", "FLUSH")
+    redis_server.cli("CONFIG", "RESETSTAT")
+    for _ in range(3):
+        assert (await store.load(KEY, at=at, refresh=60.0)).values == {"a": "1"}
+    assert events == [StoreRestarted(store="redis")]
+    calls = redis_server.cli("INFO", "commandstats")
+    assert calls["cmdstat_eval"]["calls"] == 1
+    assert not any(name.startswith("cmdstat_script") for name in calls)
+
+
+@driven
+async def test_a_forgotten_script_in_the_middle_of_a_batch_loses_nothing(
+    store: Subject, redis_server: RedisServer
+) -> None:
+    at = now()
+    await store.create(KEY, a_record(at, user_id="ada"))
+    redis_server.cli("SCRIPT", "FLUSH")
+    assert await store.replace(KEY, OTHER, a_record(at, user_id="ada"), at=at, until=at + IDLE) == (0, 1)
+    redis_server.cli("SCRIPT", "FLUSH")
+    assert set(await store.records_of("ada", at=at)) == {OTHER}
+    assert await store.end([OTHER], at=at, until=at + IDLE) == [OTHER]
+
+
+def test_a_restart_with_all_data_is_noticed(fresh_redis: RedisFactory) -> None:
+    server, events, at = fresh_redis(), list[Event](), now()
+    with running(RedisStore.from_url(server.url, is_async=False, on_event=events.append)) as store:
+        store.run(store.create(KEY, a_record(at)))
+        events.clear()
+        server.restart(empty=False)
+        assert store.run(store.load(KEY, at=at, refresh=60.0)).values == {"a": "1"}
+    assert events == [StoreRestarted(store="redis")]
+
+
+# -- lost replies and dead connections ---------------------------------------------------------------------------------
+
+
+@driven
+async def test_a_create_whose_reply_was_lost_is_no_collision(store: Subject, proxy: Proxy) -> None:
+    at = now()
+    await warmed(store)
+    proxy.lose_reply_to = b"create"
+    assert await store.create(KEY, a_record(at)) == (0, 1)
+    assert proxy.lose_reply_to is None
+    assert (await store.load(KEY, at=at, refresh=NEVER)).values == {"a": "1"}
+
+
+@driven
+async def test_an_update_whose_reply_was_lost_is_counted_once(store: Subject, proxy: Proxy) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    loaded = await store.load(KEY, at=at, refresh=NEVER)
+    proxy.lose_reply_to = b"update"
+    written = await store.update(KEY, a_delta(at, loaded=loaded, put={"a": "2"}, whole=True))
+    assert proxy.lose_reply_to is None
+    assert written.version == (0, 2)
+    assert await store.load(KEY, at=at, refresh=NEVER) == written.record
+
+
+@driven
+async def test_a_replacement_whose_reply_was_lost_is_carried_out_once(store: Subject, proxy: Proxy) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    proxy.lose_reply_to = b"finish"
+    assert await store.replace(KEY, OTHER, a_record(at), at=at, until=at + IDLE) == (0, 1)
+    assert proxy.lose_reply_to is None
+    assert not (await store.load(OTHER, at=at, refresh=NEVER)).gone
+    assert (await store.load(KEY, at=at, refresh=NEVER)).gone
+
+
+def clients(server: RedisServer) -> int:
+    """How many connections there are beside this one."""
+    return len(server.cli("CLIENT", "LIST").splitlines()) - 1
+
+
+def opened(store: Subject, server: RedisServer, count: int) -> int:
+    """Keep many requests in the air at once, and return how many connections stay idle after them."""
+
+    async def work() -> None:
+        server.cli("CLIENT", "PAUSE", 300)
+        await store.together([partial(store.load, KEY, at=now(), refresh=60.0)] * count)
+
+    store.run(work())
+    return clients(server)
+
+
+def test_stale_pooled_connections_cost_nobody_a_failure(fresh_redis: RedisFactory, is_async: bool) -> None:
+    server = fresh_redis()
+    with running(RedisStore.from_url(server.url, is_async=is_async, timeout=2.0)) as store:
+        assert opened(store, server, 6) >= 5
+        server.restart()
+        assert store.run(store.load(KEY, at=now(), refresh=60.0)) is None
+        server.kill()
+        server.start()
+        calls = [partial(store.load, KEY, at=now(), refresh=60.0)] * 6
+        assert store.run(store.together(calls)) == [None] * 6
+
+
+def test_closing_gives_every_connection_back(fresh_redis: RedisFactory, is_async: bool) -> None:
+    server = fresh_redis()
+    with running(RedisStore.from_url(server.url, is_async=is_async)) as store:
+        store.run(store.load(KEY, at=now(), refresh=60.0))
+        store.run(store.probe())
+        assert clients(server) == 2
+        store.run(store.close())
+        eventually(lambda: clients(server) == 0)
+
+
+# -- bounded waits -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("warm", [True, False], ids=["warm", "cold"])
+def test_a_frozen_server_costs_two_tries_of_a_fifth_of_a_second(
+    fresh_redis: RedisFactory, is_async: bool, warm: bool
+) -> None:
+    server = fresh_redis()
+    with running(RedisStore.from_url(server.url, is_async=is_async)) as store:
+        if warm:
+            store.run(store.load(KEY, at=now(), refresh=60.0))
+        server.freeze()
+        started_at = time.monotonic()
+        with pytest.raises(StoreUnavailable) as raised:
+            store.run(store.load(KEY, at=now(), refresh=60.0))
+        assert 0.35 < time.monotonic() - started_at < 0.8
+        server.thaw()
+    assert (raised.value.reason, raised.value.attempts) == ("timeout", 2)
+
+
+def test_a_probe_of_a_frozen_server_costs_a_fiftieth_of_a_second(fresh_redis: RedisFactory, is_async: bool) -> None:
+    server = fresh_redis()
+    with running(RedisStore.from_url(server.url, is_async=is_async)) as store:
+        server.freeze()
+        started_at = time.monotonic()
+        with pytest.raises(StoreUnavailable, match="timeout"):
+            store.run(store.probe())
+        assert time.monotonic() - started_at < 0.15
+        server.thaw()
+        store.run(store.probe())
+
+
+def test_a_first_try_that_took_long_is_not_repeated(valkey: RedisServer) -> None:
+    ticks = iter([0.0, 0.26, 0.0, 0.24])
+    for tries in (1, 2):
+        with proxied(valkey.port) as proxy:
+            url = f"redis://127.0.0.1:{proxy.port}/0"
+            with running(RedisStore.from_url(url, is_async=False, clock=lambda: next(ticks))) as store:
+                proxy.shutdown()
+                proxy.server_close()
+                with pytest.raises(StoreUnavailable) as raised:
+                    store.run(store.load(KEY, at=now(), refresh=60.0))
+                assert raised.value.attempts == tries
+
+
+def test_a_pool_without_a_free_connection_is_our_own_lack(valkey: RedisServer) -> None:
+    client = redis_client(valkey.url + "?max_connections=1", is_async=False, timeout=0.05)
+    with running(RedisStore(client, timeout=0.05)) as store:
+        taken = client.connection_pool.get_connection()
+        with pytest.raises(StoreUnavailable) as raised:
+            store.run(store.load(KEY, at=now(), refresh=60.0))
+        assert (raised.value.reason, raised.value.attempts) == ("saturated", 1)
+        client.connection_pool.release(taken)
+        assert store.run(store.load(KEY, at=now(), refresh=60.0)) is None
+
+
+def test_an_asyncio_pool_without_a_free_connection_is_our_own_lack(valkey: RedisServer) -> None:
+    async def body() -> None:
+        client = redis_client(valkey.url + "?max_connections=1", is_async=True, timeout=0.05)
+        store = RedisStore(client, timeout=0.05)
+        taken = await client.connection_pool.get_connection()
+        with pytest.raises(StoreUnavailable) as raised:
+            await store.load(KEY, at=now(), refresh=60.0)
+        assert (raised.value.reason, raised.value.attempts) == ("saturated", 1)
+        await client.connection_pool.release(taken)
+        assert await store.load(KEY, at=now(), refresh=60.0) is None
+        await store.close()
+
+    asyncio.run(body())
+
+
+def test_a_cancelled_command_leaves_no_connection_out_of_step(valkey: RedisServer) -> None:
+    async def body() -> None:
+        store = RedisStore.from_url(valkey.url, is_async=True, timeout=2.0)
+        at = now()
+        await store.create(KEY, a_record(at, fields={"n": "1"}))
+        await store.create(OTHER, a_record(at, fields={"n": "2"}))
+        valkey.cli("CLIENT", "PAUSE", 100)
+        task = asyncio.create_task(store.load(KEY, at=at, refresh=60.0))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        record = await store.load(OTHER, at=at, refresh=60.0)
+        assert record
+        assert record.values == {"n": "2"}
+        await store.close()
+
+    asyncio.run(body())
+
+
+def test_an_asyncio_store_serves_one_event_loop_after_another(valkey: RedisServer) -> None:
+    store, at = RedisStore.from_url(valkey.url, is_async=True), now()
+
+    async def once(number: int) -> Record | None:
+        await store.merge(KEY, a_record(at, fields={"n": str(number)}).born(Version(0, number)))
+        found = await store.load(KEY, at=at, refresh=60.0)
+        await store.close()
+        return found
+
+    found = [asyncio.run(once(number)) for number in (1, 2, 3)]
+    assert [record and record.values for record in found] == [{"n": "1"}, {"n": "2"}, {"n": "3"}]
+
+
+def test_an_asyncio_store_in_blocking_code_is_an_error_that_names_the_mend(valkey: RedisServer) -> None:
+    store = RedisStore.from_url(valkey.url, is_async=True)
+    with pytest.raises(RuntimeError):
+        run_blocking(store.load(KEY, at=now(), refresh=60.0))
+
+
+# -- what is not a record ----------------------------------------------------------------------------------------------
+
+
+@driven
+async def test_a_value_of_another_type_under_a_key_refuses_that_key_only(
+    store: Subject, redis_server: RedisServer
+) -> None:
+    at = now()
+    await store.create(OTHER, a_record(at))
+    redis_server.cli("SET", HASH, "foreign", "EX", 1000)
+    calls = [
+        store.load(KEY, at=at, refresh=60.0),
+        store.update(KEY, a_delta(at, put={"a": "2"})),
+        store.end([KEY], at=at, until=at + IDLE),
+        store.merge(KEY, a_record(at)),
+        store.replace(KEY, THIRD, a_record(at), at=at, until=at + IDLE),
+    ]
+    for call in calls:
+        with pytest.raises(StoreMisconfigured) as raised:
+            await call
+        assert raised.value.one_key
+        assert KEY not in str(raised.value)
+    assert redis_server.cli("GET", HASH) == "foreign"
+    assert (await store.load(OTHER, at=at, refresh=60.0)).values == {"a": "1"}
+
+
+FOREIGN: dict[str, dict[bytes | str, bytes | str]] = {
+    "another session's": {"session_id": OTHER},
+    "a value that is no text": {"user_agent": b"\xff\xfe"},
+    "a name that is no text": {b"\xff\xfe": "x"},
+    "a version that is none": {"version": "seven"},
+    "a field without a stamp": {"d:a": "1"},
+    "a field with a bad stamp": {"d:a": "x.y:1"},
+    "an instant that is none": {"last_activity": "yesterday"},
+    "a life that is none": {"life": "long"},
+    "a life without end": {"life": "9" * 400 + ":" + "9" * 400},
+    "a tombstone that is none": {"gone": "yes"},
+}
+
+
+@pytest.mark.parametrize("foreign", FOREIGN.values(), ids=FOREIGN)
+@driven
+async def test_a_hash_that_is_no_session_is_a_corrupt_record_and_stops_no_other(
+    store: Subject, redis_server: RedisServer, foreign: dict[str, str]
+) -> None:
+    at = now()
+    for name in (KEY, OTHER):
+        await store.create(name, a_record(at, user_id="ada"))
+    for name, value in foreign.items():
+        redis_server.cli("HSET", HASH, name, value)
+    with pytest.raises(CorruptRecord) as raised:
+        await store.load(KEY, at=at + 100.0, refresh=60.0)
+    assert KEY not in str(raised.value)
+    assert set(await store.records_of("ada", at=at)) == {OTHER}
+    await store.end([KEY], at=at, until=at + IDLE)
+    assert redis_server.cli("HEXISTS", HASH, "gone") == 1
+    assert (await store.load(OTHER, at=at, refresh=60.0)).values == {"a": "1"}
+
+
+@pytest.mark.parametrize("missing", sorted(to_hash(KEY, a_record(AT)).keys() - {"d:a", "is_active"}))
+@driven
+async def test_a_hash_without_one_of_its_own_fields_is_a_corrupt_record(
+    store: Subject, redis_server: RedisServer, missing: str
+) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    redis_server.cli("HDEL", HASH, missing)
+    with pytest.raises(CorruptRecord):
+        await store.load(KEY, at=at, refresh=60.0)
+
+
+NOISE = st.one_of(
+    st.binary(max_size=30),
+    st.text(max_size=30).map(str.encode),
+    st.text("0123456789.:-+TZ ", max_size=400).map(str.encode),
+    st.just(b"9" * 5000),
+    st.datetimes().map(lambda moment: moment.isoformat().encode()),
+)
+RAW = {name.encode(): value.encode() for name, value in to_hash(KEY, a_record(AT)).items()}
+
+
+@given(st.dictionaries(st.sampled_from([*RAW, b"gone", b"d:x", b"other"]), NOISE, min_size=1), st.booleans())
+def test_whatever_a_hash_holds_it_is_a_record_or_corrupt(noise: dict[bytes, bytes], whole: bool) -> None:
+    try:
+        record = from_hash(KEY, {**(RAW if whole else {}), **noise})
+    except CorruptRecord:
+        return
+    assert isinstance(record, Record)
+
+
+# -- layout ------------------------------------------------------------------------------------------------------------
+
+
+@driven
+async def test_a_person_can_read_a_session_in_redis(store: Subject, redis_server: RedisServer) -> None:
+    at = datetime(2031, 2, 28, 23, 59, 59, 7000, UTC).timestamp()
+    record = a_record(at, idle=60.0, life=3600.0, user_id="ada", user_agent="Firefox", ip_address="192.0.2.7")
+    record = replace(record, fields={"cart": Field(Version(), '["Brot 🍞"]')}, session_fingerprint="f00")
+    await store.create(KEY, record)
+    await store.update(KEY, a_delta(at + 1.5, base=Version(0, 1), put={"n": "1"}, drop=("old",), commit_id="c0ffee"))
+    assert redis_server.cli("HGETALL", HASH) == {
+        "session_id": KEY,
+        "user_id": "ada",
+        "session_fingerprint": "f00",
+        "created_at": "2031-02-28T23:59:59.007+00:00",
+        "updated_at": "2031-03-01T00:00:00.507+00:00",
+        "last_activity": "2031-03-01T00:00:00.507+00:00",
+        "expires_at": "2031-03-01T00:01:00.507+00:00",
+        "is_active": "true",
+        "user_agent": "Firefox",
+        "ip_address": "192.0.2.7",
+        "version": "0.2",
+        "life": f"60000:{round(at * 1000) + 3_600_000}",
+        "commit": "c0ffee",
+        "d:cart": '0.1:["Brot 🍞"]',
+        "d:n": "0.2:1",
+        "d:old": "0.2:",
+    }
+
+
+@driven
+async def test_a_session_is_in_the_indexes_by_its_end(store: Subject, redis_server: RedisServer) -> None:
+    at = now()
+    await store.create(KEY, a_record(at, user_id="ada"))
+    await store.create(OTHER, a_record(at))
+    assert sorted(redis_server.cli("ZRANGE", ALL, 0, -1)) == sorted([KEY, OTHER])
+    assert redis_server.cli("ZRANGE", OF_ADA, 0, -1) == [KEY]
+    assert float(redis_server.cli("ZSCORE", OF_ADA, KEY)) == pytest.approx(at + IDLE, abs=0.001)
+    await store.load(KEY, at=at + 100.0, refresh=60.0)
+    assert store.raw.pending
+    await store.after_response()
+    assert not store.raw.pending
+    for name in (ALL, OF_ADA):
+        assert float(redis_server.cli("ZSCORE", name, KEY)) == pytest.approx(at + 100.0 + IDLE, abs=0.001)
+
+
+@driven
+async def test_an_ended_session_leaves_the_indexes(store: Subject, redis_server: RedisServer) -> None:
+    at = now()
+    for name in (KEY, OTHER):
+        await store.create(name, a_record(at, user_id="ada"))
+    await store.end([KEY], at=at, until=at + IDLE)
+    await store.after_response()
+    for index in (ALL, OF_ADA):
+        assert redis_server.cli("ZRANGE", index, 0, -1) == [OTHER]
+    await store.replace(OTHER, THIRD, a_record(at, user_id="ada"), at=at, until=at + IDLE)
+    await store.after_response()
+    for index in (ALL, OF_ADA):
+        assert redis_server.cli("ZRANGE", index, 0, -1) == [THIRD]
+
+
+@driven
+async def test_cleanup_takes_lost_records_out_of_every_index(store: Subject, redis_server: RedisServer) -> None:
+    at = now()
+    for name in (KEY, OTHER):
+        await store.create(name, a_record(at, user_id="ada"))
+    await store.create(THIRD, a_record(at, user_id="bob"))
+    redis_server.cli("DEL", HASH, f"{PREFIX}session:{THIRD}")
+    assert (await store.stats(at=at)).active == 1
+    assert await store.cleanup(at=at) == 4
+    assert redis_server.cli("ZRANGE", ALL, 0, -1) == redis_server.cli("ZRANGE", OF_ADA, 0, -1) == [OTHER]
+    assert redis_server.cli("EXISTS", f"{PREFIX}user_sessions:bob") == 0
+
+
+@driven
+async def test_counting_and_tidying_walk_thousands_of_sessions(store: Subject, redis_server: RedisServer) -> None:
+    at = now()
+    raw = to_hash("", a_record(at, user_id="ada"))
+    with redis.Redis.from_url(redis_server.url) as client, client.pipeline(transaction=False) as pipe:
+        for number in range(1200):
+            pipe.zadd(ALL, {f"k{number}": at})
+            if number % 3:
+                pipe.hset(f"{PREFIX}session:k{number}", mapping={**raw, "user_id": f"u{number % 7}"})
+        pipe.execute()
+    stats = await store.stats(at=at)
+    assert (stats.active, stats.users) == (800, 7)
+    assert await store.cleanup(at=at) == 400
+
+
+@driven
+async def test_stats_tell_what_the_server_says_of_itself(store: Subject, redis_server: RedisServer) -> None:
+    details = (await store.stats(at=now())).details
+    assert details["memory used (bytes)"] > 0
+    assert details["connections"] >= 1
+    assert {"keyspace hits", "keyspace misses", "evicted keys"} <= details.keys()
+
+
+@pytest.mark.parametrize("prefix", ["u:", "t:u:", "?:", "[a-z]:", "*", ""])
+def test_stores_with_other_prefixes_see_and_touch_nothing_of_each_other(valkey: RedisServer, prefix: str) -> None:
+    at = now()
+    mine, theirs = (RedisStore.from_url(valkey.url, is_async=False, prefix=name) for name in (PREFIX, prefix))
+    with running(mine) as store, running(theirs) as other:
+        store.run(store.create(KEY, a_record(at, user_id="ada")))
+        before = {name: valkey.cli("DUMP", name) for name in valkey.cli("KEYS", "*")}
+        assert other.run(other.load(KEY, at=at, refresh=60.0)) is None
+        assert other.run(other.update(KEY, a_delta(at, base=Version(0, 1), put={"a": "2"}))) is None
+        assert other.run(other.end([], user_id="ada", at=at, until=at + IDLE)) == []
+        assert other.run(other.records_of("ada", at=at)) == {}
+        assert other.run(other.stats(at=at)).active == 0
+        assert other.run(other.cleanup(at=at)) == 0
+        assert {name: valkey.cli("DUMP", name) for name in valkey.cli("KEYS", "*")} == before
