@@ -497,7 +497,7 @@ def test_a_subclass_is_refused_with_the_type_to_convert_to() -> None:
 
 def test_a_lone_surrogate_in_a_name_is_refused() -> None:
     assert "surrogate" in refusal(datetime(2026, 1, 1, tzinfo=timezone(timedelta(0), "\ud800")))
-    Odd = enum.Enum("Odd", ["\ud800"])
+    Odd = enum.Enum("Odd", ["\ud800"])  # noqa: N806
     with pytest.raises(SerializationError, match="surrogate"):
         JsonCodec(enums=[Odd]).encode("field", list(Odd))
 
@@ -595,8 +595,8 @@ BAD_TEXTS = [
     *(f'{{"!time":"{text}"}}' for text in ("25:00:00", "x", "2026-11-23")),
     *(f'{{"!timedelta":"{text}"}}' for text in ("1.5", "--1", "+1", "1_0", "1.000000", "9" * 30, "1" * 5000, "-0")),
     *(f'{{"!uuid":"{text}"}}' for text in ("{12345678-1234-5678-1234-567812345678}", "1" * 32, "1")),
-    *(f'{{"!decimal":"{text}"}}' for text in ("1_0", " 1", "nan", "1e5", "1E+9999999999999999999", "١")),
-    *(f'{{"!int":"{text}"}}' for text in ("1_0", " 1", "+1", "0x1F", "0o7", "1.0", "١", "2" * 5000)),
+    *(f'{{"!decimal":"{text}"}}' for text in ("1_0", " 1", "nan", "1e5", "1E+9999999999999999999", "١")),  # noqa: RUF001
+    *(f'{{"!int":"{text}"}}' for text in ("1_0", " 1", "+1", "0x1F", "0o7", "1.0", "١", "2" * 5000)),  # noqa: RUF001
     *(f'{{"!float":"{text}"}}' for text in ("NaN", "Infinity", "1_0", "1e5", "+inf")),
     *('{"!set":[[]]}', '{"!set":[{}]}', '{"!set":[1,1]}', '{"!set":[1,1.0]}', '{"!frozenset":[{"!set":[]}]}'),
     *('{"!set":[{"!decimal":"sNaN"}]}', '{"!dict":[[[],1]]}', '{"!dict":[[1,2],[1,3]]}', '{"!dict":[[1]]}'),
