@@ -57,13 +57,14 @@ def eventually(condition: Callable[[], T], *, timeout: float = 10.0, interval: f
 def free_port() -> int:
     """A loopback port that nobody listens on, below those that Linux gives to clients by default.
 
-    With one of those, a client that keeps trying a stopped server can connect to itself and so block the port.
+    With one of those, a client that keeps trying a stopped server can connect to itself and so block the port.  The
+    port 10000 above it, which a Redis of a cluster takes as well, is below them too.
     """
-    for port in random.SystemRandom().sample(range(20_000, 32_000), k=100):
+    for port in random.SystemRandom().sample(range(15_000, 22_700), k=100):
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
-    raise ServerMissing("no free port on 127.0.0.1 between 20000 and 32000")
+    raise ServerMissing("no free port on 127.0.0.1 between 15000 and 22700")
 
 
 def redis_binaries() -> dict[str, Path]:

@@ -234,6 +234,12 @@ class Faulty:
 
         return call
 
+    def seen_by_another_process(self) -> "Faulty":
+        """The same store over another wire, which fails on its own."""
+        other = Faulty(self._counts, self.name)
+        other.store = self.store
+        return other
+
     def lose_everything(self) -> None:
         """What a restart without data does."""
         self.store = MemoryStore(counts=self._counts)

@@ -11,16 +11,17 @@ from typing import Any, get_args
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from tests.servers import RedisFactory
 from tests.stores import IDLE, NEVER, Fault, Faulty, a_delta, a_record, key, now, quiet
 from vedsess_middleware.concurrency import run_blocking
 from vedsess_middleware.errors import ConfigurationError, CorruptRecord, SessionExists, StoreUnavailable
 from vedsess_middleware.events import CopyOwed, Event, StoreDegraded, StoreRecovered, StoreRefused
+from vedsess_middleware.stores.contract import Written
 from vedsess_middleware.stores.failover import FailoverStore, Mirror
 from vedsess_middleware.stores.memory import MemoryStore
-from vedsess_middleware.stores.record import Record, Version
+from vedsess_middleware.stores.record import Delta, Record, Version
 from vedsess_middleware.stores.redis import RedisStore
 from vedsess_middleware.stores.sql import SQLStore
 
@@ -40,8 +41,8 @@ class Pair:
     """A failover store over two memory stores that fail as they are told, and a clock that only moves when told."""
 
     def __init__(self, mode: Mirror = "after-response", *, beside: "Pair | None" = None) -> None:
-        self.primary: Faulty = beside.primary if beside else Faulty("r", "primary")
-        self.secondary: Faulty = beside.secondary if beside else Faulty("s", "secondary")
+        self.primary: Faulty = beside.primary.seen_by_another_process() if beside else Faulty("r", "primary")
+        self.secondary: Faulty = beside.secondary.seen_by_another_process() if beside else Faulty("s", "secondary")
         self.time = 1000.0
         self.events: list[Event] = []
         stores: tuple[Any, Any] = (self.primary, self.secondary)
@@ -272,7 +273,7 @@ def test_whatever_happens_to_the_primary_the_operation_is_carried_out_and_both_a
         assert held.version.covers(version)
 
 
-@pytest.mark.parametrize("name", OPERATIONS.keys() - {"load", "revocation"})
+@pytest.mark.parametrize("name", sorted(OPERATIONS.keys() - {"load", "revocation"}))
 @pytest.mark.parametrize("fault", OUTAGES)
 def test_without_a_mirror_too_nothing_acknowledged_is_lost(fault: Fault, name: str) -> None:
     operation, at_key, at_new = OPERATIONS[name]
@@ -457,7 +458,7 @@ def test_a_cancelled_probe_lets_the_next_one_try() -> None:
 def test_what_another_process_wrote_in_the_outage_is_drained_too() -> None:
     pair, token = started("after-response")
     dead = Pair(beside=pair)
-    pair.primary.always = "refuse"
+    pair.primary.always = dead.primary.always = "refuse"
     dead.write(token, a="9")
     assert values_in(pair.primary) == OLD
     pair.values(token=token)
@@ -617,7 +618,7 @@ def test_what_nobody_has_is_served_as_stale() -> None:
 # -- the secondary fails -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", OPERATIONS.keys() - {"load"})
+@pytest.mark.parametrize("name", sorted(OPERATIONS.keys() - {"load"}))
 @pytest.mark.parametrize("fault", FAULTS)
 @in_each_mirroring_mode
 def test_whatever_happens_to_the_secondary_the_primary_serves_and_the_copy_lands_later(
@@ -678,6 +679,40 @@ def test_a_secondary_that_refuses_is_said_once_and_sessions_go_on() -> None:
     assert pair.values(token=token) == {"a": "3", "b": "2"}
     pair.heal()
     assert values_in(pair.secondary) == {"a": "3", "b": "2"}
+
+
+def test_a_write_that_comes_while_its_session_is_copied_is_copied_after_it() -> None:
+    pair, token = started("after-response")
+    token = pair.write(token, a="3").version
+    merge_into_secondary = pair.secondary.store.merge
+
+    def merge_slowly(name: str, record: Record) -> Record:
+        del vars(pair.secondary.store)["merge"]
+        pair.write(token, a="4")
+        return merge_into_secondary(name, record)
+
+    vars(pair.secondary.store)["merge"] = merge_slowly
+    pair.after_response()
+    assert values_in(pair.secondary) == {"a": "3", "b": "2"}
+    assert pair.store.pending
+    pair.after_response()
+    assert values_in(pair.secondary) == {"a": "4", "b": "2"}
+
+
+def test_a_copy_that_comes_late_does_not_push_out_a_tombstone_that_waits() -> None:
+    pair, token = started("after-response")
+    pair.secondary.always = "refuse"
+    update_primary = pair.primary.store.update
+
+    async def update_slowly(name: str, delta: Delta) -> Written | None:
+        written = update_primary(name, delta)
+        await pair.store.end([KEY], at=AT, until=UNTIL)
+        return written
+
+    vars(pair.primary)["update"] = update_slowly
+    pair.write(token, a="3")
+    pair.heal()
+    assert values_in(pair.primary) == values_in(pair.secondary) == "gone"
 
 
 def test_a_login_while_the_secondary_was_away_is_found_by_a_revocation_elsewhere() -> None:
@@ -901,6 +936,8 @@ def test_without_a_mirror_a_logout_in_an_outage_holds_when_the_primary_is_back()
     pair.heal()
     assert values_in(pair.primary) == "gone"
     assert pair.values(token=token) is None
+    pair.primary.always = "refuse"
+    assert pair.values(token=token) is None
 
 
 # -- expiry ------------------------------------------------------------------------------------------------------------
@@ -972,8 +1009,10 @@ def test_real_stores_change_places_without_losing_a_write(fresh_redis: RedisFact
 
 # -- one browser, any order of events ----------------------------------------------------------------------------------
 
-NAMES, VALUES = st.sampled_from("abc"), st.integers(0, 9).map(str)
+NAMES, VALUES, SECONDS = st.sampled_from("abc"), st.integers(0, 9).map(str), st.sampled_from([0.0, 0.3, 2.0, 10.0])
 FAILS = st.sampled_from(["refuse", "lose the reply"])
+PLACES = st.integers(0, 2)
+failed = object()
 
 
 class Browsing(RuleBasedStateMachine):
@@ -982,9 +1021,11 @@ class Browsing(RuleBasedStateMachine):
     What was acknowledged is read back; what was not may or may not have happened.
     """
 
+    secondary_may_fail = True
+
     def __init__(self) -> None:
         super().__init__()
-        self.pair = Pair()
+        self.processes = [Pair()]
         self.keys = (key(f"k{number}") for number in count())
         self.key: str | None = None
         self.token = Version()
@@ -992,73 +1033,33 @@ class Browsing(RuleBasedStateMachine):
         self.doubtful = False
         self.ended: set[str] = set()
 
-    def is_out(self) -> bool:
-        """Whether a store is away, or believed to be: only then may nobody be able to say."""
-        store = self.pair.store
-        away = self.pair.primary.always or self.pair.secondary.always
-        return bool(away) or not (store._first.breaker.closed and store._second.breaker.closed)
-
-    def ask(self, call: Coroutine[Any, Any, Any]) -> Any:
-        """The answer, or `failed`, which is possible only in an outage."""
-        out = self.is_out()
-        try:
-            return run_blocking(call)
-        except StoreUnavailable:
-            assert out
-            return failed
-
-    def look(self) -> Any:
-        """Read; what is read agrees with what was acknowledged."""
-        assert self.key
-        record = self.ask(self.pair.store.load(self.key, at=self.at, refresh=1.0, token=self.token))
-        if record is failed:
-            return failed
-        if record is None or record.gone:
-            assert self.doubtful
-            self.forget()
-            return failed
-        assert not record.stale
-        values = record.values
-        assert all(values.get(name) in allowed for name, allowed in self.known.items())
-        assert values.keys() <= self.known.keys()
-        self.token = self.token.join(record.version)
-        return record
-
-    @property
-    def at(self) -> float:
-        return AT + self.pair.time - 1000.0
-
-    def forget(self) -> None:
-        self.key, self.token, self.known, self.doubtful = None, Version(), {}, False
-
-    def begin(self, name: str, values: dict[str, str], version: Version) -> None:
-        self.forget()
-        self.key, self.token = name, version
-        self.known = {field: {value} for field, value in values.items()}
+    # Requests.
 
     @precondition(lambda self: self.key is None)
-    @rule(values=st.dictionaries(NAMES, VALUES, min_size=1), user=st.sampled_from([None, "ada"]))
-    def create(self, values: dict[str, str], user: str | None) -> None:
-        name = next(self.keys)
-        version = self.ask(self.pair.store.create(name, a_record(self.at, fields=values, user_id=user)))
+    @rule(place=PLACES, values=st.dictionaries(NAMES, VALUES, min_size=1), user=st.sampled_from([None, "ada"]))
+    def create(self, place: int, values: dict[str, str], user: str | None) -> None:
+        name, pair = next(self.keys), self.at(place)
+        record = a_record(self.now(pair), fields=values, user_id=user)
+        version = self.answer(pair, pair.store.create(name, record))
         if version is not failed:
             self.begin(name, values, version)
 
     @precondition(lambda self: self.key is not None)
-    @rule()
-    def read(self) -> None:
-        self.look()
+    @rule(place=PLACES)
+    def read(self, place: int) -> None:
+        self.look(self.at(place))
 
     @precondition(lambda self: self.key is not None)
-    @rule(name=NAMES, value=st.one_of(st.none(), VALUES), read=st.booleans())
-    def write(self, name: str, value: str | None, read: bool) -> None:
-        loaded = self.look() if read else None
+    @rule(place=PLACES, name=NAMES, value=st.one_of(st.none(), VALUES), read=st.booleans())
+    def write(self, place: int, name: str, value: str | None, read: bool) -> None:
+        pair = self.at(place)
+        loaded = self.look(pair) if read else None
         if loaded is failed:
             return
         assert self.key
         change: dict[str, Any] = {"drop": (name,)} if value is None else {"put": {name: value}}
-        delta = a_delta(self.at, base=self.token, loaded=loaded, **change)
-        written = self.ask(self.pair.store.update(self.key, delta))
+        delta = a_delta(self.now(pair), base=self.token, loaded=loaded, **change)
+        written = self.answer(pair, pair.store.update(self.key, delta))
         if written is failed:
             self.known[name] = self.known.get(name, {None}) | {value}
         elif written is None or written.gone:
@@ -1068,16 +1069,21 @@ class Browsing(RuleBasedStateMachine):
             self.token = self.token.join(written.version)
 
     @precondition(lambda self: self.key is not None)
-    @rule(login=st.booleans())
-    def change_id(self, login: bool) -> None:
-        record = self.look()
+    @rule(place=PLACES, kind=st.sampled_from(["login", "new id", "logout", "logout everywhere"]))
+    def leave(self, place: int, kind: str) -> None:
+        if kind.startswith("logout"):
+            self.log_out(self.at(place), everywhere=kind != "logout")
+        else:
+            self.change_id(self.at(place), login=kind == "login")
+
+    def change_id(self, pair: Pair, *, login: bool) -> None:
+        record = self.look(pair)
         if record is failed:
             return
-        new, old = next(self.keys), self.key
+        new, old, at = next(self.keys), self.key, self.now(pair)
         assert old
-        moved = a_record(self.at, fields=record.values, user_id="ada" if login else record.user_id)
-        until = self.at + IDLE
-        version = self.ask(self.pair.store.replace(old, new, moved, at=self.at, until=until, even_if_gone=login))
+        moved = a_record(at, fields=record.values, user_id="ada" if login else record.user_id)
+        version = self.answer(pair, pair.store.replace(old, new, moved, at=at, until=at + IDLE, even_if_gone=login))
         if version is failed:
             self.doubtful = True
         elif version is None:
@@ -1086,65 +1092,116 @@ class Browsing(RuleBasedStateMachine):
             self.ended.add(old)
             self.begin(new, record.values, version)
 
-    @precondition(lambda self: self.key is not None)
-    @rule(everywhere=st.booleans())
-    def log_out(self, everywhere: bool) -> None:
+    def log_out(self, pair: Pair, *, everywhere: bool) -> None:
         assert self.key
-        whose = "ada" if everywhere else None
-        ended = self.ask(self.pair.store.end([self.key], user_id=whose, at=self.at, until=self.at + IDLE))
-        if ended is failed:
+        whose, at = "ada" if everywhere else None, self.now(pair)
+        if self.answer(pair, pair.store.end([self.key], user_id=whose, at=at, until=at + IDLE)) is failed:
             self.doubtful = True
         else:
             self.ended.add(self.key)
             self.forget()
 
-    @precondition(lambda self: self.pair.secondary.always is None)
-    @rule(fault=FAILS)
-    def primary_fails(self, fault: Fault) -> None:
-        self.pair.primary.always = fault
+    # Events.
 
-    @precondition(lambda self: self.pair.primary.always is None)
-    @rule(fault=FAILS)
-    def secondary_fails(self, fault: Fault) -> None:
-        self.pair.secondary.always = fault
+    @rule(place=PLACES, fault=FAILS, which=st.sampled_from(["primary", "secondary", "neither"]))
+    def fails(self, place: int, fault: Fault, which: str) -> None:
+        pair = self.at(place)
+        pair.primary.always = pair.secondary.always = None
+        if which == "primary" and all(each.secondary.always is None for each in self.processes):
+            pair.primary.always = fault
+        if which == "secondary" and self.secondary_may_fail and all(e.primary.always is None for e in self.processes):
+            pair.secondary.always = fault
 
-    @rule(place=st.sampled_from(["primary", "secondary"]))
-    def comes_back(self, place: str) -> None:
-        getattr(self.pair, place).always = None
+    @rule(place=PLACES, seconds=SECONDS)
+    def after_response(self, place: int, seconds: float) -> None:
+        for pair in self.processes:
+            pair.time += seconds
+        self.at(place).after_response()
 
-    @rule(seconds=st.sampled_from([0.0, 0.3, 2.0, 10.0]))
-    def after_response(self, seconds: float) -> None:
-        self.pair.time += seconds
-        self.pair.after_response()
-
-    @rule()
-    def all_is_well_again(self) -> None:
-        pair = self.pair
-        pair.heal()
+    def teardown(self) -> None:
+        for pair in self.processes * 2:
+            pair.heal()
+        pair = self.processes[0]
         assert pair.owed() == {}
         for name in self.ended:
-            for place in (pair.primary, pair.secondary):
-                assert values_in(place, name) in ("gone", None)
-            record = run_blocking(pair.store.load(name, at=self.at, refresh=1.0))
-            assert record is None or record.gone
-        if self.key is not None and self.look() is not failed:
+            assert values_in(pair.primary, name) in ("gone", None)
+            assert values_in(pair.secondary, name) in ("gone", None)
+            assert pair.values(name) is None
+        if self.key is not None and self.look(pair) is not failed and self.all_was_acknowledged():
             pair.heal()
             assert pair.primary.held(self.key) == pair.secondary.held(self.key)
 
-    @invariant()
-    def nobody_is_served_what_was_never_written(self) -> None:
-        for name in self.ended:
-            for place in (self.pair.primary, self.pair.secondary):
-                record = place.held(name)
-                assert record is None or not (record.gone and record.fields)
+    # What a browser and a process know.
 
-    def teardown(self) -> None:
-        self.all_is_well_again()
+    def all_was_acknowledged(self) -> bool:
+        return not self.doubtful and all(len(values) == 1 for values in self.known.values())
+
+    def at(self, place: int) -> Pair:
+        return self.processes[place % len(self.processes)]
+
+    def now(self, pair: Pair) -> float:
+        return AT + pair.time - 1000.0
+
+    def forget(self) -> None:
+        self.key, self.token, self.known, self.doubtful = None, Version(), {}, False
+
+    def begin(self, name: str, values: dict[str, str], version: Version) -> None:
+        self.forget()
+        self.key, self.token = name, version
+        self.known = {field: {value} for field, value in values.items()}
+
+    def is_out(self, pair: Pair) -> bool:
+        """Whether a store is away, or believed to be: only then may nobody be able to say."""
+        believed = pair.store._first.breaker.closed and pair.store._second.breaker.closed
+        return not believed or any(each.primary.always or each.secondary.always for each in self.processes)
+
+    def answer(self, pair: Pair, call: Coroutine[Any, Any, Any]) -> Any:
+        """The answer, or `failed`, which is possible only in an outage."""
+        out = self.is_out(pair)
+        try:
+            return run_blocking(call)
+        except StoreUnavailable:
+            assert out
+            return failed
+
+    def look(self, pair: Pair) -> Any:
+        """Read; what is read agrees with what was acknowledged."""
+        assert self.key
+        call = pair.store.load(self.key, at=self.now(pair), refresh=1.0, token=self.token)
+        record = self.answer(pair, call)
+        if record is failed:
+            return failed
+        if record is None or record.gone:
+            assert self.doubtful
+            self.forget()
+            return failed
+        assert not record.stale
+        assert all(record.values.get(name) in allowed for name, allowed in self.known.items())
+        assert record.values.keys() <= self.known.keys()
+        self.token = self.token.join(record.version)
+        return record
 
 
-failed = object()
+class BrowsingThreeProcesses(Browsing):
+    """The same browser, whose requests go to any of three processes that are cut off from Redis one by one.
 
+    Each finishes its copies after the response; a process that waits with them is another promise.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.processes = [self.processes[0], *(Pair(beside=self.processes[0]) for _ in range(2))]
+
+    secondary_may_fail = False
+
+    def answer(self, pair: Pair, call: Coroutine[Any, Any, Any]) -> Any:
+        answer = super().answer(pair, call)
+        pair.after_response()
+        return answer
+
+
+_some = settings(max_examples=200, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 TestBrowsing = Browsing.TestCase
-TestBrowsing.settings = settings(
-    max_examples=150, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+TestBrowsing.settings = _some
+TestBrowsingThreeProcesses = BrowsingThreeProcesses.TestCase
+TestBrowsingThreeProcesses.settings = _some

@@ -11,6 +11,7 @@ from tests.clients import SECRET_KEY, Clock, Spy, asgi_app, wsgi_app
 from tests.servers import RedisServer
 from vedsess_middleware import (
     ConfigurationError,
+    CorruptRecord,
     SerializationError,
     Session,
     SessionExists,
@@ -494,6 +495,48 @@ def test_a_value_that_no_codec_can_read_costs_one_session(rig: Rig, valkey: Redi
     cookies = spoilt(rig, valkey, GARBAGE["a bad value"])
     assert edit(rig, cookies, reads=True) == {"m": 2}
     assert rig.of(events.RecordRejected)
+
+
+class Spoilt(MemoryStore):
+    """A store that finds no sense in what it holds, once it is told so."""
+
+    trouble: Exception | None = None
+
+    def load(self, *args: Any, **options: Any) -> Any:
+        if self.trouble:
+            raise self.trouble
+        return super().load(*args, **options)
+
+    def update(self, *args: Any, **options: Any) -> Any:
+        if isinstance(self.trouble, CorruptRecord):
+            raise self.trouble
+        return None if self.trouble else super().update(*args, **options)
+
+
+def spoilt_rig(clock: Clock) -> tuple[Rig, Spoilt]:
+    store, told = Spoilt(), list[Any]()
+    manager = SessionManager(cast(Store, store), Settings(secret_key=SECRET_KEY), clock=clock, on_event=told.append)
+    return Rig(manager, run_blocking, told), store
+
+
+def test_a_write_without_a_read_to_a_record_without_sense_begins_a_new_session(clock: Clock) -> None:
+    rig, store = spoilt_rig(clock)
+    cookies = rig.begin(n=1)
+    store.trouble = CorruptRecord("nonsense")
+    header = late_write(rig, cookies, reads=False)
+    store.trouble = None
+    assert dict(rig.open((header or "").partition(";")[0])) == {"late": 1}
+    assert {event.reason for event in rig.of(events.RecordRejected)} == {"nonsense"}
+
+
+def test_nothing_is_concluded_when_the_store_goes_away_between_a_write_and_the_look_after_it(clock: Clock) -> None:
+    rig, store = spoilt_rig(clock)
+    cookies = rig.begin(n=1)
+    store.trouble = StoreUnavailable("gone")
+    with pytest.raises(StoreUnavailable):
+        late_write(rig, cookies, reads=False)
+    store.trouble = None
+    assert dict(rig.open(cookies)) == {"n": 1}
 
 
 def test_a_store_that_refuses_is_said_aloud(clock: Clock) -> None:

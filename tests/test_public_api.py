@@ -22,6 +22,7 @@ from vedsess_middleware.stores.memory import MemoryStore
 
 PACKAGE = vedsess_middleware.__name__
 FOLDER = Path(vedsess_middleware.__file__).parent
+PROJECT = Path(__file__).parent.parent / "pyproject.toml"
 KEY = "Lw6nB2vX9qT4mK7zR1cY8jP3dH5gF0sAeUiOaStEwMk"
 FILES = sorted(path for path in FOLDER.rglob("*.py") if path.read_text())
 
@@ -150,8 +151,7 @@ def test_the_settings_have_the_promised_fields() -> None:
 
 
 def test_the_command_is_where_the_project_says() -> None:
-    path = FOLDER.parent / "pyproject.toml"
-    scripts = tomllib.loads(path.read_text())["project"]["scripts"]
+    scripts = tomllib.loads(PROJECT.read_text())["project"]["scripts"]
     assert scripts == {"vedsess": "vedsess_middleware.console:main"}
     assert callable(module("vedsess_middleware.console").main)
 
@@ -159,7 +159,7 @@ def test_the_command_is_where_the_project_says() -> None:
 @pytest.mark.parametrize("name", ["py.typed", "stores/redis/lua/common.lua"])
 def test_files_beside_the_code_are_in_the_package(name: str) -> None:
     assert (FOLDER / name).is_file()
-    tool = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())["tool"]
+    tool = tomllib.loads(PROJECT.read_text())["tool"]
     assert tool["hatch"]["build"]["targets"]["wheel"] == {"packages": [PACKAGE]}
 
 

@@ -575,6 +575,10 @@ async def test_a_session_is_in_the_indexes_by_its_end(store: Subject, redis_serv
     assert not store.raw.pending
     for name in (ALL, OF_ADA):
         assert float(redis_server.cli("ZSCORE", name, KEY)) == pytest.approx(at + 100.0 + IDLE, abs=0.001)
+    await store.update(KEY, a_delta(at + 200.0, base=Version(0, 1), put={"b": "2"}, refresh=60.0))
+    await store.after_response()
+    for name in (ALL, OF_ADA):
+        assert float(redis_server.cli("ZSCORE", name, KEY)) == pytest.approx(at + 200.0 + IDLE, abs=0.001)
 
 
 @driven

@@ -2,6 +2,7 @@
 
 import collections
 import copy
+import hashlib
 import json
 import logging
 import pickle
@@ -702,6 +703,18 @@ def test_a_stored_session_knows_when_it_began_and_when_it_ends(full: Site) -> No
     assert (session.store, session.stale) == ("memory", False)
     assert session.id is not None
     assert session.id in full.cookie
+
+
+def test_a_session_is_over_at_its_deadline_whatever_else_its_record_says(full: Site) -> None:
+    session = full.lazy()
+    assert session.id is not None
+    key, record = hashlib.sha256(session.id.encode()).hexdigest(), state_of(session).record
+    assert record is not None
+    full.store.merge(key, replace(record, deadline_at=AT + 10.0))
+    full.now = AT + 9.0
+    assert full.lazy() == FULL
+    full.now = AT + 10.0
+    assert full.lazy().is_new
 
 
 def test_a_value_called_user_id_is_no_login(fresh: Site) -> None:

@@ -9,6 +9,7 @@ import re
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 
 from itsdangerous import BadSignature, Signer
 from werkzeug.http import dump_cookie
@@ -92,7 +93,7 @@ class CookieJar:
         """The Set-Cookie header for this ticket, valid in the browser for the idle timeout."""
         milliseconds = round(ticket.issued_at * 1000)
         value = f"{ticket.session_id}.{ticket.token}.{milliseconds:x}"
-        signed, max_age = self._newest.sign(value).decode(), round(self._settings.idle_timeout)
+        signed, max_age = self._newest.sign(value).decode(), ceil(self._settings.idle_timeout)
         return self._dump(signed, secure, max_age=max_age, expires=round(ticket.issued_at) + max_age)
 
     def remove(self, *, secure: bool) -> str:

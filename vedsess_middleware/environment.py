@@ -223,7 +223,7 @@ def _parse(found: _Given, kind: Any, *, separator: str = ",") -> Any:
     """The value that a text spells."""
     try:
         return msgspec.convert(_spelled(found.text, kind.__origin__, separator), kind, strict=False)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, UnicodeEncodeError):
         pass  # raised below, so that no chained error carries the text
     raise ConfigurationError(f"{found.variable} must be {expected(kind)}")
 

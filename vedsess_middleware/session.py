@@ -174,8 +174,11 @@ class Session(dict[str, Any]):
         """Bind the session to a user at commit: a new id (ASVS 7.2.4), an index entry, the values kept.
 
         Raises:
-            ValueError: the user id is empty or longer than 255 characters.
+            TypeError: the user id is neither text nor a number: a forgotten look-up must not log in "None".
+            ValueError: it is empty, or longer than 255 characters.
         """
+        if isinstance(user_id, bool) or not isinstance(user_id, str | int):
+            raise TypeError(f"a user id is text or a whole number, not {type(user_id).__name__}")
         text = str(user_id)
         if not 0 < len(text) <= 255:
             raise ValueError("a user id has 1 to 255 characters")

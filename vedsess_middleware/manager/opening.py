@@ -44,7 +44,8 @@ async def _load(parts: Parts, session: Session, ticket: Ticket) -> bool:
     state, key, at = state_of(session), ticket.key, parts.now
     try:
         record = await settle(parts.store.load(key, at=at, refresh=parts.refresh, token=ticket.token))
-        if record is None or record.gone or record.expires_at <= at:
+        # Merged with what an outage hid, a record may say that it lives beyond its deadline.
+        if record is None or record.gone or min(record.expires_at, record.deadline_at) <= at:
             if record is not None and record.gone:
                 state.tombstone_at = record.updated_at
             parts.on_event(UnknownSession(session=key[:8]))

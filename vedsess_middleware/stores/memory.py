@@ -143,7 +143,7 @@ class MemoryStore:
             record = self._records.get(key)
             if record is None or record.version != version:
                 return
-            if remove and not record.gone:
+            if remove:
                 del self._records[key]
             else:
                 self._records[key] = replace(record, dirty=False)
