@@ -14,7 +14,7 @@ from tests.clients import SECRET_KEY, Messages, Spy, http_scope
 from tests.servers import RedisFactory, RedisServer, eventually
 from vedsess_middleware import SessionManager, Settings, StoreUnavailable
 from vedsess_middleware.asgi import SessionMiddleware
-from vedsess_middleware.events import Event, LateWriteRefused
+from vedsess_middleware.events import Event, WriteRefused
 from vedsess_middleware.stores.contract import Store
 from vedsess_middleware.stores.memory import MemoryStore
 from vedsess_middleware.stores.redis import RedisStore
@@ -590,7 +590,7 @@ def test_a_session_cannot_begin_after_the_accept(manager: SessionManager, events
         sent = await connect(manager, answering(ACCEPT, put(n=1), save, CLOSE))
         assert header(sent[0], b"set-cookie") is None
         assert (await manager.stats()).active == 0
-        [refused] = [event for event in events if isinstance(event, LateWriteRefused)]
+        [refused] = [event for event in events if isinstance(event, WriteRefused)]
         assert "headers had left" in refused.reason
 
     asyncio.run(scenario())
@@ -604,7 +604,7 @@ def test_a_websocket_whose_session_was_revoked_takes_nothing_more(manager: Sessi
         app = answering(ACCEPT, put(n=2), lambda scope: manager.revoke("7"), put(n=3), CLOSE)
         await connect(manager, app, cookies=cookies)
         assert (await manager.stats()).active == 0
-        assert len([event for event in events if isinstance(event, LateWriteRefused)]) == 1
+        assert len([event for event in events if isinstance(event, WriteRefused)]) == 1
 
     asyncio.run(scenario())
 

@@ -11,7 +11,6 @@ from vedsess_middleware.events import (
     CopyOwed,
     Event,
     IdChanged,
-    LateWriteRefused,
     RecordRejected,
     SessionCreated,
     SessionEnded,
@@ -21,6 +20,7 @@ from vedsess_middleware.events import (
     StoreRefused,
     StoreRestarted,
     UnknownSession,
+    WriteRefused,
     log_event,
 )
 
@@ -28,7 +28,7 @@ LEVELS: dict[type[Event], int] = {
     CookieRejected: logging.INFO,
     CopyOwed: logging.WARNING,
     IdChanged: logging.DEBUG,
-    LateWriteRefused: logging.INFO,
+    WriteRefused: logging.INFO,
     RecordRejected: logging.ERROR,
     SessionCreated: logging.DEBUG,
     SessionEnded: logging.DEBUG,

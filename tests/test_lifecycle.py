@@ -781,7 +781,7 @@ def test_a_write_that_comes_after_a_logout_is_refused(site: Site, reads: bool) -
     answer = browser(slow)
     assert answer.status == 200
     assert answer.cookie is None
-    assert len(site.told(events.LateWriteRefused)) == 1
+    assert len(site.told(events.WriteRefused)) == 1
     assert site.stored() == 0
     assert browser(read).result == {}
 
@@ -797,7 +797,7 @@ def test_a_change_of_id_that_comes_after_a_logout_is_refused(site: Site) -> None
         session.regenerate_id()
 
     assert browser(slow).cookie is None
-    assert len(site.told(events.LateWriteRefused)) == 1
+    assert len(site.told(events.WriteRefused)) == 1
     assert site.stored() == 0
 
 
@@ -900,7 +900,7 @@ def test_a_session_cannot_begin_after_the_first_chunk(site: Site) -> None:
     for late in (put(n=1), log_in("7")):
         assert browser(later=late).cookie is None
     assert site.stored() == 0
-    assert ["headers had left" in event.reason for event in site.told(events.LateWriteRefused)] == [True, True]
+    assert ["headers had left" in event.reason for event in site.told(events.WriteRefused)] == [True, True]
 
 
 @pytest.mark.parametrize("change", [log_in("7", n=2), lambda session: (session.regenerate_id(), session.update(n=2))])
@@ -911,7 +911,7 @@ def test_an_id_cannot_change_after_the_first_chunk_but_the_values_are_saved(site
     assert browser(later=change).cookie is None
     look = browser(lambda session: (session.id, session.user_id, dict(session)))
     assert look.result == (before, None, {"n": 2})
-    assert len(site.told(events.LateWriteRefused)) == 1
+    assert len(site.told(events.WriteRefused)) == 1
 
 
 def test_a_logout_after_the_first_chunk_ends_the_session(site: Site) -> None:
@@ -971,7 +971,7 @@ def test_a_request_that_may_not_create_gets_no_new_session(make_site: SiteFactor
     answer = browser(lambda session: (session.update(n=1), dict(session))[1], headers=bot)
     assert (answer.status, answer.cookie, answer.result) == (200, None, {"n": 1})
     assert site.stored() == 0
-    assert len(site.told(events.LateWriteRefused)) == 1
+    assert len(site.told(events.WriteRefused)) == 1
     browser(put(n=1))
     browser(put(n=2), headers=bot)
     assert browser(read, headers=bot).result == {"n": 2}

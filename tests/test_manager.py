@@ -154,7 +154,7 @@ def test_a_session_can_be_saved_where_no_cookie_can_be_set(rig: Rig) -> None:
     fresh = rig.open()
     fresh["n"] = 1
     rig.run(fresh.save())
-    assert [event.reason for event in rig.of(events.LateWriteRefused)] == [
+    assert [event.reason for event in rig.of(events.WriteRefused)] == [
         "the headers had left, so no cookie could be set for a new session"
     ]
 
@@ -359,7 +359,7 @@ def test_a_request_that_meets_a_young_tombstone_sets_no_cookie(rig: Rig, clock: 
     cookies = ended(rig)
     clock.advance(age)
     assert late_write(rig, cookies, reads=reads) is None
-    assert [event.reason for event in rig.of(events.LateWriteRefused)] == ["the session had just been ended"]
+    assert [event.reason for event in rig.of(events.WriteRefused)] == ["the session had just been ended"]
     assert rig.run(rig.manager.stats()).active == 0
 
 

@@ -15,7 +15,7 @@ from werkzeug.middleware.lint import LintMiddleware
 
 from tests.clients import SECRET_KEY, Answer, Gateway, Spy, wsgi_environ
 from vedsess_middleware import SerializationError, SessionManager, Settings, StoreUnavailable, run_blocking
-from vedsess_middleware.events import Event, LateWriteRefused
+from vedsess_middleware.events import Event, WriteRefused
 from vedsess_middleware.stores.contract import Store
 from vedsess_middleware.stores.memory import MemoryStore
 from vedsess_middleware.wsgi import ENVIRON_KEY, SessionMiddleware
@@ -628,7 +628,7 @@ def test_a_save_in_a_stream_is_stored_at_once(manager: SessionManager, events: l
 
     serve(manager, app, cookies=cookies)
     assert seen == [{"n": 2}]
-    assert not [event for event in events if isinstance(event, LateWriteRefused)]
+    assert not [event for event in events if isinstance(event, WriteRefused)]
 
 
 # -- the validators ----------------------------------------------------------------------------------------------------

@@ -15,7 +15,6 @@ __all__ = [
     "Event",
     "EventHook",
     "IdChanged",
-    "LateWriteRefused",
     "RecordRejected",
     "SessionCreated",
     "SessionEnded",
@@ -25,6 +24,7 @@ __all__ = [
     "StoreRefused",
     "StoreRestarted",
     "UnknownSession",
+    "WriteRefused",
     "log_event",
 ]
 
@@ -93,8 +93,8 @@ class RecordRejected(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LateWriteRefused(Event):
-    """A write came too late: the session was ended meanwhile, or the headers had left without a cookie."""
+class WriteRefused(Event):
+    """Changes were not written: the session was ended meanwhile, a cookie could not be set any more, or must not be."""
 
     level: ClassVar[int] = logging.INFO
     session: str

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from vedsess_middleware.concurrency import settle
 from vedsess_middleware.cookies import Ticket
 from vedsess_middleware.errors import CorruptRecord
-from vedsess_middleware.events import IdChanged, LateWriteRefused, RecordRejected, SessionCreated, SessionEnded
+from vedsess_middleware.events import IdChanged, RecordRejected, SessionCreated, SessionEnded, WriteRefused
 from vedsess_middleware.manager.opening import load
 from vedsess_middleware.manager.parts import Parts
 from vedsess_middleware.request import RequestInfo
@@ -156,7 +156,7 @@ class Commit:
         """Say that the changes are dropped; the same ones are not tried again when the body ends."""
         state = state_of(self.session)
         state.intent, state.encoded = None, self.session.encode()
-        self.parts.on_event(LateWriteRefused(session=key[:8], reason=reason))
+        self.parts.on_event(WriteRefused(session=key[:8], reason=reason))
 
     def _answer(self, ticket: Ticket, version: Version) -> str | None:
         """A cookie where the browser has to know something new, or the one it has is getting old."""
