@@ -1030,7 +1030,7 @@ class Browsing(RuleBasedStateMachine):
         self.key: str | None = None
         self.token = Version()
         self.known: dict[str, set[str | None]] = {}
-        self.doubtful = False
+        self.doubtful = self.unsure = False
         self.ended: set[str] = set()
 
     # Requests.
@@ -1062,10 +1062,12 @@ class Browsing(RuleBasedStateMachine):
         written = self.answer(pair, pair.store.update(self.key, delta))
         if written is failed:
             self.known[name] = self.known.get(name, {None}) | {value}
+            self.unsure = True
         elif written is None or written.gone:
             assert self.doubtful
         else:
             self.known[name] = {value}
+            self.unsure = False
             self.token = self.token.join(written.version)
 
     @precondition(lambda self: self.key is not None)
@@ -1127,14 +1129,11 @@ class Browsing(RuleBasedStateMachine):
             assert values_in(pair.primary, name) in ("gone", None)
             assert values_in(pair.secondary, name) in ("gone", None)
             assert pair.values(name) is None
-        if self.key is not None and self.look(pair) is not failed and self.all_was_acknowledged():
+        if self.key is not None and self.look(pair) is not failed and not (self.unsure or self.doubtful):
             pair.heal()
             assert pair.primary.held(self.key) == pair.secondary.held(self.key)
 
     # What a browser and a process know.
-
-    def all_was_acknowledged(self) -> bool:
-        return not self.doubtful and all(len(values) == 1 for values in self.known.values())
 
     def at(self, place: int) -> Pair:
         return self.processes[place % len(self.processes)]
@@ -1143,7 +1142,8 @@ class Browsing(RuleBasedStateMachine):
         return AT + pair.time - 1000.0
 
     def forget(self) -> None:
-        self.key, self.token, self.known, self.doubtful = None, Version(), {}, False
+        self.key, self.token, self.known = None, Version(), {}
+        self.doubtful = self.unsure = False
 
     def begin(self, name: str, values: dict[str, str], version: Version) -> None:
         self.forget()

@@ -39,9 +39,10 @@ ROOMS: dict[str, str] = {
     "stores.sql": "errors concurrency stores.record stores.contract",
     "cookies": "settings stores.record",
     # 3: what an app sees
-    "session": "errors codec stores.record cookies",
+    "state": "errors codec stores.record cookies",
+    "session": "errors stores.record state",
     # 4: the only room that knows both cookie and store; no store by name
-    "manager": "errors events concurrency request settings codec stores.record stores.contract cookies session",
+    "manager": "errors events concurrency request settings codec stores.record stores.contract cookies state session",
     # 5: the only room below the console that knows every backend
     "build": "errors events settings stores.contract stores.failover stores.redis stores.sql manager",
     # 6: the protocol of the server

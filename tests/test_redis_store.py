@@ -357,7 +357,7 @@ def test_a_probe_of_a_frozen_server_costs_a_fiftieth_of_a_second(fresh_redis: Re
         started_at = time.monotonic()
         with pytest.raises(StoreUnavailable, match="timeout"):
             store.run(store.probe())
-        assert time.monotonic() - started_at < 0.15
+        assert time.monotonic() - started_at < 0.19
         server.thaw()
         store.run(store.probe())
 
@@ -437,7 +437,7 @@ def test_an_asyncio_store_serves_one_event_loop_after_another(valkey: RedisServe
 
 def test_an_asyncio_store_in_blocking_code_is_an_error_that_names_the_mend(valkey: RedisServer) -> None:
     store = RedisStore.from_url(valkey.url, is_async=True)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="blocking"):
         run_blocking(store.load(KEY, at=now(), refresh=60.0))
 
 

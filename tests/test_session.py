@@ -23,7 +23,8 @@ from vedsess_middleware.codec import JsonCodec
 from vedsess_middleware.concurrency import run_blocking
 from vedsess_middleware.errors import SerializationError, StoreUnavailable
 from vedsess_middleware.events import Event
-from vedsess_middleware.session import Changes, State, state_of
+from vedsess_middleware.session import state_of
+from vedsess_middleware.state import Changes, State
 from vedsess_middleware.stores.memory import MemoryStore
 from vedsess_middleware.stores.record import KEPT_DELETIONS, Field, Record, Version
 

@@ -9,7 +9,8 @@ from vedsess_middleware.events import IdChanged, RecordRejected, SessionCreated,
 from vedsess_middleware.manager.opening import load
 from vedsess_middleware.manager.parts import Parts
 from vedsess_middleware.request import RequestInfo
-from vedsess_middleware.session import Changes, Session, state_of
+from vedsess_middleware.session import Session, state_of
+from vedsess_middleware.state import Changes
 from vedsess_middleware.stores.contract import Written
 from vedsess_middleware.stores.record import Delta, Record, Version
 

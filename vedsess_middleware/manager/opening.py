@@ -5,7 +5,8 @@ from vedsess_middleware.cookies import Rejection, Ticket
 from vedsess_middleware.errors import CorruptRecord, SerializationError, StoreError
 from vedsess_middleware.events import CookieRejected, RecordRejected, UnknownSession
 from vedsess_middleware.manager.parts import Parts
-from vedsess_middleware.session import Session, State, state_of
+from vedsess_middleware.session import Session, state_of
+from vedsess_middleware.state import State
 
 __all__ = ["begin", "load"]
 

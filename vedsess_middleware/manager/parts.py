@@ -9,8 +9,8 @@ from vedsess_middleware.cookies import CookieJar
 from vedsess_middleware.errors import StoreError, StoreMisconfigured
 from vedsess_middleware.events import EventHook, SessionUnavailable, StoreRefused
 from vedsess_middleware.request import RequestInfo
-from vedsess_middleware.session import Changes, State
 from vedsess_middleware.settings import Settings
+from vedsess_middleware.state import Changes, State
 from vedsess_middleware.stores.contract import Store
 from vedsess_middleware.stores.record import Delta, Field, Record, Version
 
