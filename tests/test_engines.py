@@ -500,7 +500,7 @@ def test_after_a_restart_of_the_server_one_repeat_is_enough(
 def test_a_pool_without_a_free_connection_is_saturated_and_recovers(
     kind: Kind, postgres_url: str, connect: Connect
 ) -> None:
-    client = connect(postgres_url, kind)
+    client = connect(postgres_url, kind, timeout=3.0)
     held = [client.check_out() for _ in range(10 if kind == "blocking" else 20)]
     assert client.reason("SELECT 1") == "saturated"
     for give_back in held:
