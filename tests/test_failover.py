@@ -271,6 +271,9 @@ def test_whatever_happens_to_the_primary_the_operation_is_carried_out_and_both_a
         held = pair.primary.held(alive)
         assert held
         assert held.version.covers(version)
+    refused = [StoreRefused] * (fault in ("misconfigured", "one key"))
+    changed = [StoreDegraded, StoreRecovered] * (fault in OUTAGES)
+    assert [type(event) for event in pair.events] == [*refused, *changed]
 
 
 @pytest.mark.parametrize("name", sorted(OPERATIONS.keys() - {"load", "revocation"}))

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from tests.servers import RedisFactory, RedisServer, eventually
 from tests.stores import IDLE, NEVER, Proxy, Subject, a_delta, a_record, a_tombstone, driven, key, now, proxied, running
-from vedsess_middleware.concurrency import run_blocking
 from vedsess_middleware.errors import CorruptRecord, StoreMisconfigured, StoreUnavailable
 from vedsess_middleware.events import Event, StoreRestarted
 from vedsess_middleware.stores.record import Field, Record, Version
@@ -433,12 +432,6 @@ def test_an_asyncio_store_serves_one_event_loop_after_another(valkey: RedisServe
 
     found = [asyncio.run(once(number)) for number in (1, 2, 3)]
     assert [record and record.values for record in found] == [{"n": "1"}, {"n": "2"}, {"n": "3"}]
-
-
-def test_an_asyncio_store_in_blocking_code_is_an_error_that_names_the_mend(valkey: RedisServer) -> None:
-    store = RedisStore.from_url(valkey.url, is_async=True)
-    with pytest.raises(RuntimeError, match="blocking"):
-        run_blocking(store.load(KEY, at=now(), refresh=60.0))
 
 
 # -- what is not a record ----------------------------------------------------------------------------------------------
