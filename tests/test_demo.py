@@ -393,7 +393,12 @@ def _vedsess(folder: Path, *arguments: str, **environ: str) -> subprocess.Comple
 def _started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "vedsess_middleware.console", *arguments]
     env = {**os.environ, "TMPDIR": str(folder)}
-    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True, preexec_fn=_hear_ctrl_c)
+
+
+def _hear_ctrl_c() -> None:
+    """What a shell starts in the background is deaf to it, and so are its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _run(folder: Path, *arguments: str) -> Running:
@@ -402,7 +407,9 @@ def _run(folder: Path, *arguments: str) -> Running:
     (folder / "tmp").mkdir()
     env = {**os.environ, "TMPDIR": str(folder / "tmp")}
     with (folder / "out").open("w") as out, (folder / "err").open("w") as err:
-        process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=out, stderr=err, text=True)
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=env, stdout=out, stderr=err, text=True, preexec_fn=_hear_ctrl_c
+        )
     text = eventually(lambda: _said(folder, process), timeout=20)
     wsgi, asgi = re.findall(r"http://[\d.:]+", text)
     for url in (wsgi, asgi):

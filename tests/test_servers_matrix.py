@@ -32,6 +32,8 @@ class Servers(dict[str, WebServer]):
 
     def __missing__(self, name: str) -> WebServer:
         stores = {"REDIS_URL": self.redis.url, "VEDSESS_DATABASE_URL": f"sqlite:///{self.database(name)}"}
+        # Patient enough for a machine that is busy with something else.
+        stores |= {"VEDSESS_REDIS_TIMEOUT": "2", "VEDSESS_SQL_TIMEOUT": "5"}
         command = (WSGI_SERVERS | ASGI_SERVERS)[name]
         self[name] = WebServer(command, environment=stores, directory=self.directory).start()
         return self[name]
