@@ -114,7 +114,7 @@ def same(left: Any, right: Any) -> bool:
     if type(left) is not type(right):
         return False
     if isinstance(left, enum.Flag):
-        return left == right  # early releases of Python 3.11 make a nameless combination anew each time
+        return bool(left == right)  # early releases of Python 3.11 make a nameless combination anew each time
     if isinstance(left, enum.Enum):
         return left is right
     if isinstance(left, list | tuple):
