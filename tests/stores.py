@@ -179,6 +179,13 @@ STORES: dict[str, Build] = {
 """Every store by name, in both colours."""
 
 
+SYSTEM_STORES: dict[str, Build] = {
+    "mariadb": _sql("mariadb_url", "mariadb", is_async=False),
+    "mariadb-asyncio": _sql("mariadb_url", "mariadb", is_async=True),
+}
+"""Stores on servers that only the operating system has; for the marker `system`."""
+
+
 def emptied_database(url: str) -> str:
     """The same URL, its session table without rows: cheaper than a database for each test."""
     with psycopg.connect(url, autocommit=True) as connection:

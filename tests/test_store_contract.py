@@ -14,6 +14,7 @@ from tests.stores import (
     NEVER,
     SECONDARIES,
     STORES,
+    SYSTEM_STORES,
     Subject,
     a_delta,
     a_record,
@@ -43,9 +44,9 @@ def shared_database(postgres: PostgresServer) -> str:
     return emptied_database(postgres.start().url)
 
 
-@pytest.fixture(params=STORES)
+@pytest.fixture(params=[*STORES, *(pytest.param(name, marks=pytest.mark.system) for name in SYSTEM_STORES)])
 def store(request: pytest.FixtureRequest) -> Iterator[Subject]:
-    with running(STORES[request.param](request)) as store:
+    with running((STORES | SYSTEM_STORES)[request.param](request)) as store:
         yield store
 
 

@@ -110,13 +110,15 @@ class Session(dict[str, Any]):
 
         Raises:
             TypeError: the user id is neither text nor a number: a forgotten look-up must not log in "None".
-            ValueError: it is empty, or longer than 255 characters.
+            ValueError: it is empty, longer than 255 characters, or has characters that no store can keep.
         """
         if isinstance(user_id, bool) or not isinstance(user_id, str | int):
             raise TypeError(f"a user id is text or a whole number, not {type(user_id).__name__}")
         text = str(user_id)
         if not 0 < len(text) <= 255:
             raise ValueError("a user id has 1 to 255 characters")
+        if "\0" in text or any("\ud800" <= c <= "\udfff" for c in text):
+            raise ValueError("a user id has neither NUL nor lone surrogates")
         self._read()
         self._state.intent, self._state.user_id = "login", text
 

@@ -59,6 +59,9 @@ def redis_client(url: str, *, is_async: bool, timeout: float) -> Client:
         timeout: seconds for connecting, and for each answer.
     """
     module = redis.asyncio if is_async else redis
+    # Over TLS 1.3 the server's session tickets arrive after the handshake.  Unless a command is answered while the
+    # connection is made, the pool takes them for a reply that nobody read, and gives the connection up.
+    unanswered = url.startswith("rediss://") and "@" not in url
     pool = module.BlockingConnectionPool.from_url(
         url,
         timeout=timeout,
@@ -69,6 +72,7 @@ def redis_client(url: str, *, is_async: bool, timeout: float) -> Client:
         health_check_interval=0,
         protocol=2,
         driver_info=None,
+        client_name="vedsess" if unanswered else None,
     )
     return module.Redis.from_pool(pool)
 

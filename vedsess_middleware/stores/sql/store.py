@@ -24,6 +24,7 @@ T = TypeVar("T")
 _Work = Callable[[Connection], T]
 _key = sessions.c.session_id
 _FLUSH_EVERY = 1.0
+_MOST_USES = 10_000
 
 
 class SQLStore:
@@ -142,7 +143,8 @@ class SQLStore:
         try:
             await self._write(partial(work.note_uses, used=used))
         except StoreUnavailable:
-            self._used = {**used, **self._used}
+            if len(used) < _MOST_USES:
+                self._used = {**used, **self._used}
             raise
 
     async def close(self) -> None:

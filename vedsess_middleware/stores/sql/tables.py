@@ -43,6 +43,8 @@ sessions = Table(
     Column("r", BigInteger, nullable=False),
     Column("dirty", Boolean, nullable=False, index=True),
     Column("fields", _LongText, nullable=False),
+    mysql_charset="utf8mb4",
+    mariadb_charset="utf8mb4",
 )
 
 
