@@ -7,7 +7,7 @@ import socket
 import socketserver
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -166,11 +166,16 @@ _REDIS: dict[str, Build] = {
 SECONDARIES: dict[str, Build] = {"memory-s": lambda _: MemoryStore(counts="s"), **_SQL}
 """Stores that can take over from another, by name."""
 
-STORES: dict[str, Build] = {
+PRIMARIES: dict[str, Build] = {
     "memory-r": lambda _: MemoryStore(counts="r"),
-    **SECONDARIES,
     **_REDIS,
     "fakeredis": lambda _: RedisStore(fakeredis.FakeRedis(), on_event=quiet),
+}
+"""Stores that another can take over from, by name."""
+
+STORES: dict[str, Build] = {
+    **PRIMARIES,
+    **SECONDARIES,
     "failover-memory": lambda _: FailoverStore(MemoryStore(counts="r"), MemoryStore(counts="s"), on_event=quiet),
     "failover-sqlite": _failover(_REDIS["valkey-9.1"], _SQL["sqlite"]),
     "failover-sqlite-asyncio": _failover(_REDIS["valkey-9.1-asyncio"], _SQL["sqlite-asyncio"]),
@@ -187,11 +192,12 @@ SYSTEM_STORES: dict[str, Build] = {
 
 
 def emptied_database(url: str) -> str:
-    """The same URL, its session table without rows: cheaper than a database for each test."""
+    """The same URL, its tables without rows: cheaper than a database for each test."""
     with psycopg.connect(url, autocommit=True) as connection:
-        there = connection.execute("SELECT to_regclass('vedsess_sessions')").fetchone()
-        if there and there[0]:
-            connection.execute("DELETE FROM vedsess_sessions")
+        there = connection.execute("SELECT to_regclass('vedsess_sessions'), to_regclass('vedsess_facts')").fetchone()
+        for table in there or ():
+            if table:
+                connection.execute(f"DELETE FROM {table}".encode())
     return url
 
 
@@ -211,6 +217,23 @@ _ERRORS: dict[Fault, Callable[[], BaseException]] = {
 }
 
 
+class Memory(MemoryStore):
+    """A memory store that can be restarted: it then knows no epoch, and holds what it is given."""
+
+    def dump(self) -> dict[str, Any]:
+        """All that a restart could bring back."""
+        return {name: dict(getattr(self, name)) for name in ("_records", "_epochs", "_leases", "_owing")}
+
+    def restart(self, dump: Mapping[str, Any], *, scripts: bool = False) -> None:
+        """Hold this, and nothing else; `scripts`: the epochs that were installed still are."""
+        for name in ("_records", "_epochs", "_leases", "_owing"):
+            held = getattr(self, name)
+            held.clear()
+            held.update(dump.get(name, {}))
+        if not scripts:
+            self._installed.clear()
+
+
 class Faulty:
     """A store that can take over, and fails as it is told: `always` that way, or once with each of `next_faults`.
 
@@ -228,14 +251,29 @@ class Faulty:
     def note_use(self, key: str, record: Record) -> None:
         self.store.note_use(key, record)
 
+    def confirm(self, key: str, due: int) -> None:
+        self.store.confirm(key, due)
+
+    epoch = ""
+
+    def under(self, epoch: str) -> "_Under":
+        """The same store under an epoch; it fails as this one does."""
+        return _Under(self, epoch)
+
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        return self.call(name, "")
+
+    def call(self, name: str, epoch: str) -> Callable[..., Awaitable[Any]]:
+        """A method of the store, under an epoch, which fails as this one is told to."""
+
         async def call(*args: Any, **options: Any) -> Any:
             self.calls.append(name)
             fault = self.next_faults.pop(0) if self.next_faults else self.always
+            method = getattr(self.store.under(epoch) if epoch else self.store, name)
             if fault is None:
-                return getattr(self.store, name)(*args, **options)
+                return method(*args, **options)
             if fault == "lose the reply":
-                getattr(self.store, name)(*args, **options)
+                method(*args, **options)
             error = _ERRORS[fault]
             raise error()
 
@@ -249,12 +287,24 @@ class Faulty:
 
     def lose_everything(self) -> None:
         """What a restart without data does."""
-        self.store = MemoryStore(counts=self._counts)
+        self.store = Memory(counts=self._counts)
         self.store.name = self.name
 
     def held(self, key: str) -> Record | None:
         """What the store holds, whatever it answers."""
         return self.store.load(key, at=0.0, refresh=NEVER)
+
+
+class _Under:
+    """A faulty store under an epoch."""
+
+    pending = False
+
+    def __init__(self, faulty: Faulty, epoch: str) -> None:
+        self._faulty, self.epoch = faulty, epoch
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        return self._faulty.call(name, self.epoch)
 
 
 # -- wires that fail ---------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from vedsess_middleware.breaker import CircuitBreaker
 from vedsess_middleware.concurrency import Maybe, run_blocking
 from vedsess_middleware.errors import (
     CorruptRecord,
+    EpochMissing,
     Reason,
     SessionExists,
     StoreError,
@@ -124,6 +125,33 @@ def test_a_store_that_found_something_wrong_has_answered(rig: Rig, error: StoreE
         rig.ask(error)
     rig.refuse(unavailable("timeout"))
     assert rig.breaker.state == "closed", "the answer between them parts the two timeouts"
+
+
+def test_a_store_that_lacks_the_epoch_has_answered(rig: Rig) -> None:
+    rig.refuse(unavailable("timeout"))
+    error = EpochMissing()
+    assert rig.refuse(error) is error
+    assert (error.reason, rig.events) == ("restarted", [])
+    rig.refuse(unavailable("timeout"))
+    assert rig.breaker.state == "closed", "the answer between them parts the two timeouts"
+
+
+def test_a_store_may_lack_the_epoch_as_often_as_it_likes(rig: Rig) -> None:
+    for _ in range(10):
+        rig.refuse(EpochMissing())
+    assert (rig.breaker.state, rig.calls, rig.events) == ("closed", 10, [])
+
+
+def test_on_trial_a_store_that_lacks_the_epoch_is_back() -> None:
+    rig = Rig(trial=True).open()
+    assert isinstance(rig.refuse(EpochMissing()), EpochMissing)
+    assert (rig.breaker.state, rig.events) == ("closed", [StoreRecovered(store="redis")])
+    assert rig.ask() == "fine"
+
+
+def test_a_probe_that_meets_a_store_without_the_epoch_brings_it_back(rig: Rig) -> None:
+    rig.open().probe(EpochMissing())
+    assert (rig.breaker.state, rig.events) == ("closed", [StoreRecovered(store="redis")])
 
 
 def test_a_programming_error_comes_through_and_counts_for_nothing(rig: Rig) -> None:

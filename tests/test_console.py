@@ -6,16 +6,22 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from sqlalchemy import update
 
 from tests.servers import RedisFactory, RedisServer, free_port
 from vedsess_middleware import SessionManager, Settings, run_blocking
 from vedsess_middleware.build import build_manager
 from vedsess_middleware.console.cli import cli
+from vedsess_middleware.stores.sql.engines import sync_engine
+from vedsess_middleware.stores.sql.tables import instant, sessions
 
 ROOT = Path(__file__).parents[1]
 KEY = "nfa1nKi7kKZyK8Ej0EMyl5eNDVkpH9i7Bwfgx5bZ9pXE9Tuy2Q0aVg"
@@ -55,6 +61,12 @@ def manager(valkey: RedisServer, sqlite_url: str) -> Iterator[SessionManager]:
     manager.close()
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """An empty database, of each kind in turn."""
+    return str(request.getfixturevalue(f"{request.param}_url"))
+
+
 @pytest.fixture
 def both(valkey: RedisServer, sqlite_url: str) -> dict[str, str]:
     """The variables for Redis and SQLite, without a key."""
@@ -75,6 +87,55 @@ def log_in(manager: SessionManager, user: str) -> str:
     cookie = run_blocking(manager.commit(session)) or ""
     run_blocking(manager.after_response())
     return cookie.partition(";")[0]
+
+
+@contextmanager
+def app(redis_url: str, database_url: str, **options: Any) -> Iterator[SessionManager]:
+    """What an app has: a manager of its own, which knows nothing of the others."""
+    settings = Settings(secret_key=KEY, redis_url=redis_url, database_url=database_url, **options)
+    manager = build_manager(settings, is_async=False)
+    try:
+        yield manager
+    finally:
+        manager.close()
+
+
+def write(manager: SessionManager, cookie: str, *, finish: bool = True, **values: str) -> str:
+    """Write into the session of this cookie, and return the cookie that the browser has then."""
+    session = run_blocking(manager.open(cookie))
+    session.update(values)
+    header = run_blocking(manager.commit(session))
+    if finish:
+        run_blocking(manager.after_response())
+    return header.partition(";")[0] if header else cookie
+
+
+def variables(redis_url: str, database_url: str) -> dict[str, str]:
+    """The environment of a command over these stores."""
+    return {"REDIS_URL": redis_url, "VEDSESS_DATABASE_URL": database_url}
+
+
+def nobody() -> str:
+    """The URL of a Redis that is away."""
+    return f"redis://127.0.0.1:{free_port()}/0"
+
+
+def rows_of(result: Result) -> dict[str, dict[str, str]]:
+    """What a command says for people, by store and by name."""
+    found: dict[str, dict[str, str]] = {}
+    store = ""
+    for line in result.stdout.splitlines():
+        if line and not line.startswith(" "):
+            store = line
+        elif line:
+            name, _, value = line.strip().partition("  ")
+            found.setdefault(store, {})[name] = value.strip()
+    return found
+
+
+def facts_of(result: Result) -> dict[str, dict[str, Any]]:
+    """What `status --json` says, by store."""
+    return {each["store"]: each for each in json.loads(result.stdout)["stores"]}
 
 
 class TestKeygen:
@@ -168,7 +229,7 @@ class TestErrors:
         assert "vedsess keygen" in result.stderr
         assert result.stdout == ""
 
-    @pytest.mark.parametrize("command", ["check", "stats", "cleanup", "sql-init"])
+    @pytest.mark.parametrize("command", ["check", "stats", "cleanup", "status", "maintain", "sql-init"])
     def test_a_mistyped_variable_stops_every_command(self, vedsess: Vedsess, command: str) -> None:
         result = vedsess(command, VEDSESS_SECRET_KEY=KEY, VEDSESS_IDLE_TIMOUT="5")
         assert result.exit_code == 2
@@ -270,6 +331,284 @@ class TestCleanup:
         assert "entries removed" in result.stdout
 
 
+class TestStatus:
+    def test_two_healthy_stores_owe_each_other_nothing(
+        self, vedsess: Vedsess, valkey: RedisServer, database_url: str
+    ) -> None:
+        with app(valkey.url, database_url) as manager:
+            log_in(manager, "alice")
+        epoch = valkey.cli("GET", "vedsess:epoch")
+        result = vedsess("status", "--json", **variables(valkey.url, database_url))
+        found = facts_of(result)
+        assert result.exit_code == 0
+        assert list(found) == ["redis", "sql"]
+        assert found["redis"] == {
+            "store": "redis",
+            "answers": "yes",
+            "copies that SQL is owed": 0,
+            "trusted": "yes",
+            "error": None,
+        }
+        assert found["sql"] == {
+            "store": "sql",
+            "answers": "yes",
+            "epoch": epoch[:8],
+            "rows that Redis may not know": "0",
+            "error": None,
+        }
+
+    def test_people_read_the_same_in_lines(
+        self, vedsess: Vedsess, both: dict[str, str], manager: SessionManager
+    ) -> None:
+        log_in(manager, "alice")
+        rows = rows_of(vedsess("status", **both))
+        assert rows["redis"] == {"answers": "yes", "copies that SQL is owed": "0", "trusted": "yes"}
+        assert rows["sql"].keys() == {"answers", "epoch", "rows that Redis may not know"}
+
+    def test_stores_that_nobody_has_used_yet_have_no_epoch(self, vedsess: Vedsess, both: dict[str, str]) -> None:
+        result = vedsess("status", **both)
+        assert result.exit_code == 0
+        assert rows_of(result)["sql"]["epoch"] == "none yet"
+        assert "trusted" not in rows_of(result)["redis"]
+
+    def test_a_redis_that_was_restarted_since_is_not_trusted(
+        self, vedsess: Vedsess, fresh_redis: RedisFactory, database_url: str
+    ) -> None:
+        server = fresh_redis()
+        with app(server.url, database_url) as manager:
+            log_in(manager, "alice")
+        server.restart(empty=False)
+        result = vedsess("status", **variables(server.url, database_url))
+        assert result.exit_code == 0
+        assert rows_of(result)["redis"]["trusted"].startswith("no: restarted since")
+
+    def test_a_redis_that_is_away_is_told_with_the_mend(
+        self, vedsess: Vedsess, manager: SessionManager, sqlite_url: str
+    ) -> None:
+        log_in(manager, "alice")
+        down = f"redis://:{PASSWORD}@127.0.0.1:{free_port()}/0"
+        result = vedsess("status", "--json", **variables(down, sqlite_url))
+        found = facts_of(result)
+        assert result.exit_code == 1
+        assert "nobody listens" in found["redis"]["error"]
+        assert "start Redis there" in found["redis"]["error"]
+        assert found["sql"]["answers"] == "yes"
+        assert PASSWORD not in result.output
+
+    def test_a_database_that_is_away_is_told_with_the_mend(self, vedsess: Vedsess, valkey: RedisServer) -> None:
+        result = vedsess("status", **variables(valkey.url, "sqlite:////nowhere/at/all.db"))
+        assert result.exit_code == 1
+        assert rows_of(result)["redis"] == {"answers": "yes", "copies that SQL is owed": "0"}
+        assert "cannot be opened" in result.stdout
+        assert "make its folder" in result.stdout
+
+    def test_without_redis_there_is_one_store(self, vedsess: Vedsess, database_url: str) -> None:
+        result = vedsess("status", "--json", VEDSESS_DATABASE_URL=database_url)
+        assert result.exit_code == 0
+        assert list(facts_of(result)) == ["sql"]
+
+    def test_redis_that_is_not_used_is_not_asked(self, vedsess: Vedsess, database_url: str) -> None:
+        environ = variables(nobody(), database_url)
+        result = vedsess("status", "--json", SESSION_STORAGE="database", **environ)
+        assert result.exit_code == 0
+        assert list(facts_of(result)) == ["sql"]
+
+    def test_rows_that_redis_may_not_know_are_counted(
+        self, vedsess: Vedsess, valkey: RedisServer, database_url: str
+    ) -> None:
+        with app(valkey.url, database_url) as near, app(nobody(), database_url) as cut_off:
+            for user in ("alice", "bob"):
+                write(cut_off, log_in(near, user), where="sql")
+            log_in(near, "carol")
+        result = vedsess("status", **variables(valkey.url, database_url))
+        assert result.exit_code == 0
+        assert rows_of(result)["sql"]["rows that Redis may not know"] == "2"
+
+    def test_copies_that_sql_is_owed_are_counted(
+        self, vedsess: Vedsess, valkey: RedisServer, database_url: str
+    ) -> None:
+        with app(valkey.url, database_url) as manager:
+            write(manager, "", finish=False, a="1")
+            write(manager, "", finish=False, a="2")
+        result = vedsess("status", **variables(valkey.url, database_url))
+        assert result.exit_code == 0
+        assert rows_of(result)["redis"]["copies that SQL is owed"] == "2"
+
+    def test_it_changes_nothing(self, vedsess: Vedsess, valkey: RedisServer, sqlite_url: str) -> None:
+        with app(valkey.url, sqlite_url) as manager:
+            log_in(manager, "alice")
+        before = valkey.cli("GET", "vedsess:epoch")
+        assert before
+        assert vedsess("status", **variables(valkey.url, sqlite_url)).exit_code == 0
+        assert valkey.cli("GET", "vedsess:epoch") == before
+
+    def test_a_driver_for_event_loops_is_used_on_one(
+        self, vedsess: Vedsess, valkey: RedisServer, postgres_url: str
+    ) -> None:
+        with app(valkey.url, postgres_url) as manager:
+            log_in(manager, "alice")
+        url = postgres_url.replace("postgresql:", "postgresql+asyncpg:")
+        assert rows_of(vedsess("status", **variables(valkey.url, url)))["redis"]["trusted"] == "yes"
+
+
+class TestMaintain:
+    def test_where_there_is_nothing_to_do_it_ends_at_once(
+        self, vedsess: Vedsess, valkey: RedisServer, database_url: str
+    ) -> None:
+        with app(valkey.url, database_url) as manager:
+            log_in(manager, "alice")
+        result = vedsess("maintain", **variables(valkey.url, database_url))
+        assert result.exit_code == 0
+        assert rows_of(result) == {
+            "both": {"settled": "yes"},
+            "redis": {"entries removed": "0"},
+            "sql": {"entries removed": "0"},
+        }
+
+    def test_stores_that_nobody_has_used_yet_are_settled(self, vedsess: Vedsess, both: dict[str, str]) -> None:
+        assert vedsess("maintain", **both).exit_code == 0
+        assert rows_of(vedsess("status", **both))["redis"]["trusted"] == "yes"
+
+    def test_rows_that_were_written_while_redis_was_away_are_drained_and_their_marks_cleared(
+        self, vedsess: Vedsess, valkey: RedisServer, database_url: str
+    ) -> None:
+        environ = variables(valkey.url, database_url)
+        with app(valkey.url, database_url) as near, app(nobody(), database_url) as cut_off:
+            cookies = [write(cut_off, log_in(near, f"user {number}"), where="sql") for number in range(20)]
+        result = vedsess("maintain", **environ)
+        assert result.exit_code == 0
+        assert rows_of(result)["both"] == {"records drained": "20", "settled": "yes"}
+        assert rows_of(vedsess("status", **environ))["sql"]["rows that Redis may not know"] == "0"
+        with app(valkey.url, database_url) as later:
+            found = [run_blocking(later.open(cookie)) for cookie in cookies]
+            assert {(session.store, session["where"]) for session in found} == {("redis", "sql")}
+
+    def test_a_logout_that_redis_was_not_told_of_reaches_it(
+        self, vedsess: Vedsess, valkey: RedisServer, database_url: str
+    ) -> None:
+        environ = variables(valkey.url, database_url)
+        with app(valkey.url, database_url) as near, app(nobody(), database_url) as cut_off:
+            session = run_blocking(cut_off.open(log_in(near, "alice")))
+            session.logout()
+            run_blocking(cut_off.commit(session))
+        [name] = valkey.cli("KEYS", "vedsess:session:*")
+        assert valkey.cli("HEXISTS", name, "gone") == 0
+        assert vedsess("maintain", **environ).exit_code == 0
+        assert valkey.cli("HEXISTS", name, "gone") == 1
+        assert rows_of(vedsess("status", **environ))["sql"]["rows that Redis may not know"] == "0"
+
+    def test_copies_that_a_dead_process_owed_are_picked_up(
+        self, vedsess: Vedsess, valkey: RedisServer, database_url: str
+    ) -> None:
+        environ = variables(valkey.url, database_url)
+        with app(valkey.url, database_url) as dying:
+            cookie = write(dying, log_in(dying, "alice"), finish=False, where="redis")
+        result = vedsess("maintain", **environ)
+        assert result.exit_code == 0
+        assert rows_of(result)["both"] == {"copies picked up": "1", "settled": "yes"}
+        assert rows_of(vedsess("status", **environ))["redis"]["copies that SQL is owed"] == "0"
+        with app(nobody(), database_url) as later:
+            session = run_blocking(later.open(cookie))
+            assert (session.store, session.user_id, session["where"]) == ("sql", "alice", "redis")
+
+    def test_after_an_empty_restart_of_redis_it_agrees_on_a_new_epoch(
+        self, vedsess: Vedsess, fresh_redis: RedisFactory, database_url: str
+    ) -> None:
+        server = fresh_redis()
+        environ = variables(server.url, database_url)
+        with app(server.url, database_url) as manager:
+            cookie = log_in(manager, "alice")
+        before = rows_of(vedsess("status", **environ))
+        server.restart()
+        result = vedsess("maintain", **environ)
+        after = rows_of(vedsess("status", **environ))
+        assert result.exit_code == 0
+        assert rows_of(result)["both"] == {"new epochs": "1", "settled": "yes"}
+        assert before["sql"]["epoch"] != after["sql"]["epoch"]
+        assert (before["redis"]["trusted"], after["redis"]["trusted"]) == ("yes", "yes")
+        with app(server.url, database_url) as later:
+            assert run_blocking(later.open(cookie)).user_id == "alice"
+            run_blocking(later.after_response())
+            assert run_blocking(later.open(cookie)).store == "redis"
+
+    def test_what_has_expired_is_removed(self, vedsess: Vedsess, valkey: RedisServer, database_url: str) -> None:
+        with app(valkey.url, database_url) as manager:
+            log_in(manager, "alice")
+            log_in(manager, "bob")
+        expire(database_url, "bob")
+        result = vedsess("maintain", **variables(valkey.url, database_url))
+        assert result.exit_code == 0
+        assert rows_of(result)["sql"] == {"entries removed": "1"}
+
+    def test_a_redis_that_is_away_is_told_in_time(
+        self, vedsess: Vedsess, manager: SessionManager, sqlite_url: str
+    ) -> None:
+        log_in(manager, "alice")
+        started_at = time.monotonic()
+        result = vedsess("maintain", "--seconds", "0.5", **variables(nobody(), sqlite_url))
+        assert time.monotonic() - started_at < 2.5
+        assert result.exit_code == 1
+        rows = rows_of(result)
+        assert rows["both"]["settled"] == "no"
+        assert "not settled after 0.5 s: a store does not answer" in rows["both"]["left over"]
+        assert "nobody listens" in rows["redis"]["no answer"]
+        assert rows["sql"] == {"entries removed": "0"}
+
+    def test_a_database_that_is_away_is_told_in_time(self, vedsess: Vedsess, valkey: RedisServer) -> None:
+        environ = variables(valkey.url, "sqlite:////nowhere/at/all.db")
+        result = vedsess("maintain", "--seconds", "0.5", **environ)
+        assert result.exit_code == 1
+        assert "a store does not answer" in rows_of(result)["both"]["left over"]
+        assert "cannot be opened" in rows_of(result)["sql"]["no answer"]
+
+    def test_copies_that_are_still_owed_when_it_gives_up_are_what_it_names(
+        self, vedsess: Vedsess, valkey: RedisServer, sqlite_url: str
+    ) -> None:
+        with app(valkey.url, sqlite_url) as dying:
+            write(dying, "", finish=False, a="1")
+        result = vedsess("maintain", "--seconds", "0", **variables(valkey.url, sqlite_url))
+        assert result.exit_code == 1
+        assert "0 records" not in result.stdout
+
+    def test_without_redis_it_only_removes_what_has_expired(
+        self, vedsess: Vedsess, valkey: RedisServer, database_url: str
+    ) -> None:
+        with app(valkey.url, database_url, storage="database") as manager:
+            log_in(manager, "alice")
+            log_in(manager, "bob")
+        expire(database_url, "bob")
+        result = vedsess("maintain", VEDSESS_DATABASE_URL=database_url)
+        assert result.exit_code == 0
+        assert rows_of(result) == {"sql": {"entries removed": "1"}}
+
+    def test_without_copies_in_sql_it_moves_back_what_was_written_there(
+        self, vedsess: Vedsess, valkey: RedisServer, database_url: str
+    ) -> None:
+        with app(valkey.url, database_url, mirror="off") as near, app(nobody(), database_url, mirror="off") as cut_off:
+            cookie = write(cut_off, log_in(near, "alice"), where="sql")
+        environ = variables(valkey.url, database_url) | {"VEDSESS_MIRROR": "off"}
+        result = vedsess("maintain", **environ)
+        assert result.exit_code == 0
+        assert rows_of(result)["both"] == {"records drained": "1", "settled": "yes"}
+        with app(valkey.url, database_url, mirror="off") as later:
+            session = run_blocking(later.open(cookie))
+            assert (session.store, session.user_id, session["where"]) == ("redis", "alice", "sql")
+
+    def test_a_driver_for_event_loops_is_used_on_one(
+        self, vedsess: Vedsess, valkey: RedisServer, postgres_url: str
+    ) -> None:
+        with app(valkey.url, postgres_url) as near, app(nobody(), postgres_url) as cut_off:
+            write(cut_off, log_in(near, "alice"), where="sql")
+            write(near, log_in(near, "bob"), finish=False, where="redis")
+        url = postgres_url.replace("postgresql:", "postgresql+asyncpg:")
+        result = vedsess("maintain", **variables(valkey.url, url))
+        assert result.exit_code == 0
+        assert rows_of(result)["both"] == {"records drained": "1", "copies picked up": "1", "settled": "yes"}
+
+    def test_a_time_below_zero_is_wrong_usage(self, vedsess: Vedsess, both: dict[str, str]) -> None:
+        assert vedsess("maintain", "--seconds", "-1", **both).exit_code == 2
+
+
 class TestSqlInit:
     @pytest.mark.parametrize("driver", ["sqlite", "sqlite+aiosqlite"])
     def test_the_table_is_made_once_and_kept(self, vedsess: Vedsess, tmp_path: Path, driver: str) -> None:
@@ -277,8 +616,8 @@ class TestSqlInit:
         for _ in range(2):
             result = vedsess("sql-init", VEDSESS_DATABASE_URL=url)
             assert result.exit_code == 0
-            assert result.stdout == f"The table vedsess_sessions is in {url}.\n"
-        assert _tables(tmp_path / "sessions.db") == {"vedsess_sessions"}
+            assert result.stdout == f"The tables vedsess_sessions and vedsess_facts are in {url}.\n"
+        assert _tables(tmp_path / "sessions.db") == {"vedsess_facts", "vedsess_sessions"}
 
     def test_the_password_in_the_url_is_not_shown(self, vedsess: Vedsess, postgres_url: str) -> None:
         url = postgres_url.replace("postgres@", f"postgres:{PASSWORD}@")
@@ -293,7 +632,7 @@ class TestSqlInit:
         with sqlite3.connect(tmp_path / "made.db") as database:
             database.executescript(printed)
         database.close()
-        assert _tables(tmp_path / "made.db") == {"vedsess_sessions"}
+        assert _tables(tmp_path / "made.db") == {"vedsess_facts", "vedsess_sessions"}
 
     @pytest.mark.parametrize(
         ("scheme", "words"), [("postgresql", "DOUBLE PRECISION"), ("mysql", "LONGTEXT"), ("mariadb", "DATETIME(3)")]
@@ -305,7 +644,7 @@ class TestSqlInit:
         result = vedsess("sql-init", "--print", VEDSESS_DATABASE_URL=url)
         assert result.exit_code == 0
         assert words in result.stdout
-        assert result.stdout.count(";") == 4
+        assert result.stdout.count(";") == 5
         assert PASSWORD not in result.stdout
 
 
@@ -315,8 +654,8 @@ class TestAsProcesses:
     def test_keygen(self) -> None:
         assert process("keygen").stdout.startswith("VEDSESS_SECRET_KEY=")
 
-    def test_check_and_stats_and_cleanup_and_sql_init(self, both: dict[str, str], tmp_path: Path) -> None:
-        for command in ("sql-init", "check", "stats", "cleanup"):
+    def test_every_command_that_asks_the_stores(self, both: dict[str, str], tmp_path: Path) -> None:
+        for command in ("sql-init", "check", "stats", "cleanup", "maintain", "status"):
             result = process(command, cwd=tmp_path, VEDSESS_SECRET_KEY=KEY, **both)
             assert (result.returncode, result.stderr) == (0, ""), command
             assert "\x1b" not in result.stdout
@@ -349,3 +688,11 @@ def _tables(path: Path) -> set[str]:
         return {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     finally:
         database.close()
+
+
+def expire(database_url: str, user: str) -> None:
+    """Let the rows of a user have expired long ago."""
+    engine = sync_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(update(sessions).where(sessions.c.user_id == user).values(expires_at=instant(978_307_200.0)))
+    engine.dispose()

@@ -9,32 +9,41 @@ from vedsess_middleware import events
 from vedsess_middleware.events import (
     CookieRejected,
     CopyOwed,
+    CopyPickedUp,
     Event,
+    EventCounts,
     IdChanged,
+    RecordDrained,
     RecordRejected,
     SessionCreated,
     SessionEnded,
     SessionUnavailable,
     StoreDegraded,
     StoreRecovered,
+    StoreRefenced,
     StoreRefused,
     StoreRestarted,
     UnknownSession,
     WriteRefused,
+    WritesLost,
     log_event,
 )
 
 LEVELS: dict[type[Event], int] = {
     CookieRejected: logging.INFO,
     CopyOwed: logging.WARNING,
+    CopyPickedUp: logging.INFO,
     IdChanged: logging.DEBUG,
     WriteRefused: logging.INFO,
+    WritesLost: logging.ERROR,
+    RecordDrained: logging.DEBUG,
     RecordRejected: logging.ERROR,
     SessionCreated: logging.DEBUG,
     SessionEnded: logging.DEBUG,
     SessionUnavailable: logging.WARNING,
     StoreDegraded: logging.WARNING,
     StoreRecovered: logging.WARNING,
+    StoreRefenced: logging.WARNING,
     StoreRefused: logging.ERROR,
     StoreRestarted: logging.INFO,
     UnknownSession: logging.DEBUG,
@@ -51,7 +60,7 @@ def one_of(kind: type[Event]) -> Event:
 def test_every_event_is_known_here_and_exported() -> None:
     found = {name for name, value in vars(events).items() if isinstance(value, type) and issubclass(value, Event)}
     assert found == {"Event", *(kind.__name__ for kind in KINDS)}
-    assert set(events.__all__) == {*found, "EventHook", "log_event"}
+    assert set(events.__all__) == {*found, "EventCounts", "EventHook", "log_event"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -99,3 +108,12 @@ def test_a_fact_cannot_forge_a_second_line(caplog: pytest.LogCaptureFixture) -> 
     caplog.set_level(logging.DEBUG, LOGGER)
     log_event(StoreRefused(store="redis", reason="refused\nERROR all is lost %s"))
     assert caplog.records[0].getMessage() == "StoreRefused store='redis' reason='refused\\nERROR all is lost %s'"
+
+
+def test_events_are_counted_by_kind_and_handed_on() -> None:
+    seen: list[Event] = []
+    counts = EventCounts(seen.append)
+    for event in (SessionCreated(session="a"), SessionCreated(session="b"), WritesLost(session="a")):
+        counts(event)
+    assert counts.counts == {"SessionCreated": 2, "WritesLost": 1}
+    assert len(seen) == 3

@@ -17,11 +17,21 @@ from tests.servers import RedisFactory
 from tests.stores import IDLE, NEVER, Fault, Faulty, a_delta, a_record, key, now, quiet
 from vedsess_middleware.concurrency import run_blocking
 from vedsess_middleware.errors import ConfigurationError, CorruptRecord, SessionExists, StoreUnavailable
-from vedsess_middleware.events import CopyOwed, Event, StoreDegraded, StoreRecovered, StoreRefused
-from vedsess_middleware.stores.contract import Written
+from vedsess_middleware.events import (
+    CopyOwed,
+    CopyPickedUp,
+    Event,
+    RecordDrained,
+    StoreDegraded,
+    StoreRecovered,
+    StoreRefenced,
+    StoreRefused,
+    StoreRestarted,
+    WritesLost,
+)
 from vedsess_middleware.stores.failover import FailoverStore, Mirror
 from vedsess_middleware.stores.memory import MemoryStore
-from vedsess_middleware.stores.record import Delta, Record, Version
+from vedsess_middleware.stores.record import Record, Version
 from vedsess_middleware.stores.redis import RedisStore
 from vedsess_middleware.stores.sql import SQLStore
 
@@ -46,7 +56,14 @@ class Pair:
         self.time = 1000.0
         self.events: list[Event] = []
         stores: tuple[Any, Any] = (self.primary, self.secondary)
-        self.store = FailoverStore(*stores, mirror=mode, clock=lambda: self.time, on_event=self.events.append)
+        self.waited: list[float] = []
+        self.store = FailoverStore(
+            *stores, mirror=mode, clock=lambda: self.time, wait=self.wait, on_event=self.events.append
+        )
+
+    def wait(self, seconds: float) -> None:
+        self.waited.append(seconds)
+        self.time += seconds
 
     def after_response(self) -> None:
         run_blocking(self.store.after_response())
@@ -57,9 +74,16 @@ class Pair:
         for _ in range(20):
             self.time += 10.0
             self.after_response()
-            if not self.store.pending:
+            if self.store.serving == self.primary.name and not self.store.pending:
                 return
         raise AssertionError("there is always something left to do")
+
+    def settle(self, *names: str) -> None:
+        """Both serve again, and these sessions are seen by everybody: what one store lacks it is given on sight."""
+        self.heal()
+        for name in names:
+            self.load(name)
+        self.heal()
 
     def load(self, name: str = KEY, token: Version = Version()) -> Record | None:
         return run_blocking(self.store.load(name, at=AT, refresh=NEVER, token=token))
@@ -88,7 +112,7 @@ class Pair:
         return run_blocking(self.store.replace(old, new, record, at=AT, until=UNTIL, even_if_gone=login))
 
     def owed(self) -> dict[str, Record]:
-        return self.secondary.store.owed(limit=1000)
+        return self.secondary.store.owed(self.secondary.store.poll().dirty)
 
     def told(self, kind: type[Event]) -> list[Event]:
         return [event for event in self.events if isinstance(event, kind)]
@@ -112,9 +136,10 @@ def test_while_both_serve_only_the_primary_is_asked_for_what_a_request_needs(mod
     token = pair.create()
     for number in range(3):
         token = pair.write(token, a=str(number)).version
-    assert pair.primary.calls == ["create", "load", "update", "load", "update", "load", "update"]
+    assert pair.primary.calls[-7:] == ["create", "find", "update", "find", "update", "find", "update"]
     copies = {"off": 0, "after-response": 0, "before-response": 4}[mode]
-    assert pair.secondary.calls == ["owed"] + ["merge"] * copies
+    first = {"off": ["poll"]}.get(mode, ["poll", "set_epoch", "poll"])
+    assert pair.secondary.calls == first + ["mirror"] * copies
     assert pair.store.serving == "primary"
 
 
@@ -126,7 +151,7 @@ def test_a_copy_lands_after_the_response_and_holds_everything() -> None:
     assert pair.store.pending
     pair.after_response()
     assert pair.secondary.held(KEY) == pair.primary.held(KEY)
-    assert pair.secondary.calls.count("merge") == 1
+    assert pair.secondary.calls.count("mirror") == 1
     assert not pair.store.pending
     assert pair.owed() == {}
 
@@ -263,7 +288,7 @@ def test_whatever_happens_to_the_primary_the_operation_is_carried_out_and_both_a
     alive = NEW if at_new else KEY
     if version != Version():  # the same browser reads what was just acknowledged, from whichever store
         assert pair.values(alive, version) == (at_new or at_key)
-    pair.heal()
+    pair.settle(KEY, NEW)
     for place in (pair.primary, pair.secondary):
         assert (values_in(place), values_in(place, NEW)) == (at_key, at_new)
     assert pair.owed() == {}
@@ -273,7 +298,8 @@ def test_whatever_happens_to_the_primary_the_operation_is_carried_out_and_both_a
         assert held.version.covers(version)
     refused = [StoreRefused] * (fault in ("misconfigured", "one key"))
     changed = [StoreDegraded, StoreRecovered] * (fault in OUTAGES)
-    assert [type(event) for event in pair.events] == [*refused, *changed]
+    told = [type(event) for event in pair.events if not isinstance(event, RecordDrained | CopyPickedUp)]
+    assert told == [*refused, *changed]
 
 
 @pytest.mark.parametrize("name", sorted(OPERATIONS.keys() - {"load", "revocation"}))
@@ -305,7 +331,7 @@ def test_an_outage_is_reported_once_and_so_is_its_end(fault: Fault) -> None:
     assert pair.store.serving == "secondary"
     pair.events.clear()
     pair.heal()
-    assert pair.events == [StoreRecovered(store="primary")]
+    assert pair.events == [StoreRecovered(store="primary"), RecordDrained(session=KEY[:8])]
     assert pair.store.serving == "primary"
 
 
@@ -316,7 +342,7 @@ def test_after_one_failure_the_primary_is_left_alone() -> None:
         token = pair.write(token, c="3").version
     pair.create(NEW)
     pair.end(NEW)
-    assert pair.primary.calls == ["load"]
+    assert pair.primary.calls == ["find"]
 
 
 def test_a_single_try_that_timed_out_does_not_open_the_breaker_and_two_do() -> None:
@@ -324,10 +350,9 @@ def test_a_single_try_that_timed_out_does_not_open_the_breaker_and_two_do() -> N
     once = StoreUnavailable("no answer", reason="timeout", attempts=1)
 
     async def hang(*_: Any, **__: Any) -> None:
-        pair.primary.calls.append("load")
         raise once
 
-    vars(pair.primary)["load"] = hang
+    vars(pair.primary)["call"] = lambda name, epoch: hang
     for served in ("primary", "secondary"):
         assert pair.values(token=token) == OLD
         assert pair.store.serving == served
@@ -341,7 +366,7 @@ def test_what_says_nothing_about_the_primary_does_not_open_its_breaker(fault: Fa
     assert pair.store.serving == "primary"
     assert pair.told(StoreDegraded) == []
     assert pair.values(token=token) == OLD
-    assert pair.primary.calls == ["load", "load"]
+    assert pair.primary.calls == ["find", "find"]
 
 
 def test_a_refusal_is_said_at_once_and_then_once_a_minute() -> None:
@@ -362,17 +387,29 @@ def test_a_session_born_while_the_primary_is_away_moves_there_when_it_is_back(mo
     token = pair.write(token, b="2").version
     assert token == (2, 0)
     assert set(pair.owed()) == {KEY}
-    pair.heal()
+    pair.settle(KEY)
     assert pair.primary.held(KEY) == pair.secondary.held(KEY)
     pair.secondary.always = "refuse"
-    assert pair.values(token=token) == {"a": "1", "b": "2"}
+    held = pair.primary.held(KEY)
+    assert held
+    assert pair.values(token=held.version) == {"a": "1", "b": "2"}
 
 
 def test_a_login_that_is_in_the_secondary_already_keeps_its_version_when_the_primary_fails() -> None:
     pair = Pair()
     pair.primary.always = "refuse"
     assert pair.create(user_id="ada") == (0, 1)
-    assert set(pair.owed()) == {KEY}
+    assert pair.owed() == {}
+
+
+def test_a_session_of_which_the_primary_was_never_told_is_not_owed() -> None:
+    pair, token = started("after-response")
+    pair.primary.always = "refuse"
+    pair.values(token=token)
+    pair.create(NEW)
+    assert pair.owed() == {}
+    pair.settle(NEW)
+    assert values_in(pair.primary, NEW) == {"a": "1"}
 
 
 def test_a_create_never_overwrites_in_an_outage_either() -> None:
@@ -492,29 +529,31 @@ def test_a_single_write_that_was_taken_over_is_drained_without_any_probe() -> No
     assert pair.owed() == {}
 
 
-def test_a_long_outage_is_drained_over_several_responses() -> None:
+def in_an_outage(*names: str) -> Pair:
+    """Sessions that were written to while the primary was away, which answers again."""
     pair = Pair()
+    tokens = [pair.create(name) for name in names]
+    pair.heal()
     pair.primary.always = "refuse"
-    names = [key(f"n{number}") for number in range(40)]
-    for name in names:
-        pair.create(name)
+    for name, token in zip(names, tokens, strict=True):
+        pair.write(token, name, a="2")
     pair.primary.always, pair.time = None, pair.time + 10.0
-    left = []
+    return pair
+
+
+def test_a_long_outage_is_drained_over_several_responses() -> None:
+    names = [key(f"n{number}") for number in range(40)]
+    pair, left = in_an_outage(*names), []
     while pair.store.pending:
         pair.after_response()
         left.append(len(pair.owed()))
-    assert left[0] == 24
-    assert left[-1] == 0
-    assert all(values_in(pair.primary, name) == {"a": "1"} for name in names)
+    assert left == [24, 8, 0]
+    assert all(values_in(pair.primary, name) == {"a": "2"} for name in names)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_drain_that_was_broken_off_is_taken_up_again(fault: Fault) -> None:
-    pair = Pair()
-    pair.primary.always = "refuse"
-    for number in range(5):
-        pair.create(key(f"n{number}"))
-    pair.primary.always, pair.time = None, pair.time + 10.0
+    pair = in_an_outage(*(key(f"n{number}") for number in range(5)))
     pair.primary.next_faults = [None, None, fault]
     pair.after_response()
     assert 0 < len(pair.owed()) < 5
@@ -523,14 +562,25 @@ def test_a_drain_that_was_broken_off_is_taken_up_again(fault: Fault) -> None:
 
 
 def test_one_record_that_the_primary_cannot_read_keeps_no_other_from_being_drained() -> None:
-    pair = Pair()
-    pair.primary.always = "refuse"
-    for number in range(5):
-        pair.create(key(f"n{number}"))
-    pair.primary.always, pair.time = None, pair.time + 10.0
+    pair = in_an_outage(*(key(f"n{number}") for number in range(5)))
     pair.primary.next_faults = [None, "corrupt"]
     pair.after_response()
     assert len(pair.owed()) == 1
+
+
+def test_more_dirty_records_than_a_poll_names_keep_the_primary_from_being_trusted() -> None:
+    pair, token = started("after-response")
+    poll = pair.secondary.store.poll
+    vars(pair.secondary.store)["poll"] = lambda: replace(poll(), complete=False)
+    pair.time += 10.0
+    record = pair.load(token=token)
+    assert record
+    assert record.served_by == "secondary"
+    del vars(pair.secondary.store)["poll"]
+    pair.heal()
+    record = pair.load(token=token)
+    assert record
+    assert record.served_by == "primary"
 
 
 @in_each_mirroring_mode
@@ -541,7 +591,7 @@ def test_what_both_stores_took_meanwhile_is_brought_together_and_paid_in_one_go(
     pair.primary.next_faults = [None, "refuse"]
     mine = pair.write(token, mine="1").version
     theirs = other.write(token, theirs="2").version
-    assert (mine, theirs) == ((1, 1), (0, 2))
+    assert (mine, theirs) == ((1, 1), (0, 2) if mode == "after-response" else (2, 2))
     other.after_response()
     pair.time += 10.0
     pair.after_response()
@@ -557,14 +607,14 @@ def test_a_row_that_is_written_to_while_it_is_drained_stays_owed() -> None:
     pair.primary.next_faults = ["refuse"]
     token = pair.write(token, a="9").version
     pair.time += 10.0
-    merge_into_secondary = pair.secondary.store.merge
+    pay = pair.secondary.store.paid
 
-    def merge_late(name: str, record: Record) -> Record:
-        del vars(pair.secondary.store)["merge"]
+    def pay_late(*args: Any, **options: Any) -> None:
+        del vars(pair.secondary.store)["paid"]
         pair.secondary.store.take_over(KEY, a_delta(AT, put={"late": "1"}))
-        return merge_into_secondary(name, record)
+        pay(*args, **options)
 
-    vars(pair.secondary.store)["merge"] = merge_late
+    vars(pair.secondary.store)["paid"] = pay_late
     pair.after_response()
     assert set(pair.owed()) == {KEY}
     Pair(beside=pair).heal()
@@ -591,10 +641,11 @@ def test_a_primary_that_lost_everything_is_filled_again_on_sight(mode: Mirror) -
     token = pair.write(token, c="3").version
     pair.primary.lose_everything()
     assert pair.values(token=token) == {"a": "1", "b": "2", "c": "3"}
-    pair.after_response()
+    assert pair.store.serving == "secondary"
+    pair.settle(KEY)
     assert values_in(pair.primary) == {"a": "1", "b": "2", "c": "3"}
-    pair.heal()
     assert pair.primary.held(KEY) == pair.secondary.held(KEY)
+    assert len(pair.told(StoreRefenced)) == 1
 
 
 def test_a_copy_that_the_browser_has_seen_more_of_is_not_served() -> None:
@@ -664,7 +715,7 @@ def test_a_secondary_that_is_away_is_asked_once_and_then_left_alone() -> None:
     for _ in range(5):
         token = pair.write(token, a="3").version
         pair.after_response()
-    assert pair.secondary.calls == ["merge"]
+    assert pair.secondary.calls == ["mirror"]
     assert pair.events == [
         StoreDegraded(store="secondary", reason="unreachable"),
         CopyOwed(store="secondary", reason="unreachable"),
@@ -687,14 +738,14 @@ def test_a_secondary_that_refuses_is_said_once_and_sessions_go_on() -> None:
 def test_a_write_that_comes_while_its_session_is_copied_is_copied_after_it() -> None:
     pair, token = started("after-response")
     token = pair.write(token, a="3").version
-    merge_into_secondary = pair.secondary.store.merge
+    mirror = pair.secondary.store.mirror
 
-    def merge_slowly(name: str, record: Record) -> Record:
-        del vars(pair.secondary.store)["merge"]
+    def mirror_slowly(name: str, record: Record) -> Record:
+        del vars(pair.secondary.store)["mirror"]
         pair.write(token, a="4")
-        return merge_into_secondary(name, record)
+        return mirror(name, record)
 
-    vars(pair.secondary.store)["merge"] = merge_slowly
+    vars(pair.secondary.store)["mirror"] = mirror_slowly
     pair.after_response()
     assert values_in(pair.secondary) == {"a": "3", "b": "2"}
     assert pair.store.pending
@@ -705,14 +756,14 @@ def test_a_write_that_comes_while_its_session_is_copied_is_copied_after_it() -> 
 def test_a_copy_that_comes_late_does_not_push_out_a_tombstone_that_waits() -> None:
     pair, token = started("after-response")
     pair.secondary.always = "refuse"
-    update_primary = pair.primary.store.update
+    mirror_later = pair.store._mirrored
 
-    async def update_slowly(name: str, delta: Delta) -> Written | None:
-        written = update_primary(name, delta)
+    async def mirror_slowly(name: str, record: Record, due: int) -> Record:
+        del vars(pair.store)["_mirrored"]
         await pair.store.end([KEY], at=AT, until=UNTIL)
-        return written
+        return await mirror_later(name, record, due)
 
-    vars(pair.primary)["update"] = update_slowly
+    vars(pair.store)["_mirrored"] = mirror_slowly
     pair.write(token, a="3")
     pair.heal()
     assert values_in(pair.primary) == values_in(pair.secondary) == "gone"
@@ -759,16 +810,21 @@ def test_a_logout_while_the_secondary_was_away_shows_in_the_list_at_once() -> No
     assert run_blocking(pair.store.records_of("ada", at=AT)) == {}
 
 
-def test_more_copies_than_may_wait_cost_the_oldest_and_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vedsess_middleware.stores.failover._MOST_PENDING", 3)
+def test_more_copies_than_may_wait_cost_the_oldest_which_are_picked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vedsess_middleware.stores.failover.copies._MOST", 3)
     pair = Pair()
+    names = [key(f"n{number}") for number in range(5)]
+    for name in names:
+        pair.create(name)
     pair.after_response()
-    for number in range(5):
-        pair.create(key(f"n{number}"))
-    assert len(pair.told(CopyOwed)) == 2
-    pair.heal()
-    held = [values_in(pair.secondary, key(f"n{number}")) is not None for number in range(5)]
+    held = [values_in(pair.secondary, name) is not None for name in names]
     assert held == [False, False, True, True, True]
+    pair.heal()
+    pair.heal()
+    assert all(values_in(pair.secondary, name) for name in names)
+    assert {event.session for event in pair.events if isinstance(event, CopyPickedUp)} == {
+        name[:8] for name in names[:2]
+    }
 
 
 def test_copies_of_many_threads_are_all_there_in_the_end() -> None:
@@ -853,7 +909,7 @@ def test_a_corrupt_copy_is_as_good_as_none() -> None:
     pair.primary.next_faults = ["corrupt"]
     assert pair.values(token=token) == OLD
     pair.primary.next_faults = ["corrupt", "corrupt"]
-    assert pair.write(token, a="9").version == (1, 1)
+    assert pair.write(token, a="9").version.covers(Version(1, 1))
     pair.heal()
     assert values_in(pair.primary) == values_in(pair.secondary) == {"a": "9", "b": "2"}
     assert pair.store.serving == "primary"
@@ -879,6 +935,313 @@ def test_a_corrupt_row_under_a_missing_copy_is_an_error_of_that_session() -> Non
     assert pair.told(StoreDegraded) == []
 
 
+# -- trust, and who is waited for --------------------------------------------------------------------------------------
+
+
+def fresh(pair: Pair, token: Version, name: str = KEY) -> Record | None:
+    """A read by a browser that was answered this very moment."""
+    return run_blocking(pair.store.load(name, at=AT, refresh=NEVER, token=token, token_at=AT))
+
+
+@in_each_mirroring_mode
+def test_a_logout_that_the_primary_was_told_of_waits_for_nobody(mode: Mirror) -> None:
+    pair, _ = started(mode)
+    pair.end(KEY)
+    assert pair.waited == []
+    assert set(pair.owed()) == {KEY}
+    pair.after_response()
+    assert pair.owed() == {}
+
+
+@pytest.mark.parametrize("fault", OUTAGES)
+@in_each_mirroring_mode
+def test_a_logout_that_the_primary_was_not_told_of_waits_until_nobody_can_trust_it(mode: Mirror, fault: Fault) -> None:
+    pair, _ = started(mode)
+    pair.primary.always = fault
+    pair.end(KEY)
+    assert pair.waited == [2.0]
+
+
+def test_a_logout_under_an_epoch_that_was_replaced_meanwhile_waits_too() -> None:
+    pair, _ = started("after-response")
+    end = pair.primary.store.end
+
+    def slow_end(*args: Any, **options: Any) -> list[str]:
+        del vars(pair.primary.store)["end"]
+        ended = end(*args, **options)
+        news = pair.secondary.store.poll()
+        pair.secondary.store.set_epoch("another", missing=news.epoch)
+        run_blocking(pair.store._pair.poll())
+        return ended
+
+    vars(pair.primary.store)["end"] = slow_end
+    pair.end(KEY)
+    assert pair.waited == [2.0]
+
+
+def test_a_copy_that_is_under_way_in_another_process_is_waited_for() -> None:
+    pair, token = started("after-response")
+    other = Pair(beside=pair)
+    token = other.write(token, a="9").version
+    pair.primary.always = "refuse"
+
+    def wait(seconds: float) -> None:
+        if len(pair.waited) == 3:
+            other.after_response()
+        pair.waited.append(seconds)
+
+    pair.store._pair.wait = wait
+    record = fresh(pair, token)
+    assert record
+    assert (record.values, record.stale) == ({"a": "9", "b": "2"}, False)
+    assert len(pair.waited) == 4
+    assert pair.told(WritesLost) == []
+
+
+def test_a_copy_that_never_comes_is_waited_for_one_second_and_said_to_be_lost() -> None:
+    pair, token = started("after-response")
+    record = fresh(pair, Version(token.s, token.r + 1))
+    assert record
+    assert (record.values, record.stale) == (OLD, True)
+    assert sum(pair.waited) == pytest.approx(1.0)
+    assert pair.told(WritesLost) == [WritesLost(session=KEY[:8])]
+
+
+def test_a_new_session_whose_first_copy_never_comes_is_unknown_after_the_same_second() -> None:
+    pair = Pair()
+    assert fresh(pair, Version(0, 1)) is None
+    assert sum(pair.waited) == pytest.approx(1.0)
+
+
+def test_a_browser_that_was_answered_long_ago_waits_for_nobody() -> None:
+    pair, token = started("after-response")
+    assert pair.load(token=Version(token.s, token.r + 1))
+    assert pair.waited == []
+    assert pair.told(WritesLost) == []
+
+
+def test_of_a_session_that_is_over_nothing_is_waited_for() -> None:
+    pair, token = started("after-response")
+    pair.primary.always = "refuse"
+    ahead, late = Version(token.s, token.r + 1), AT + 2 * IDLE
+    assert run_blocking(pair.store.load(KEY, at=late, refresh=NEVER, token=ahead, token_at=late)) is None
+    pair.end(KEY)
+    pair.waited.clear()
+    assert fresh(pair, ahead, KEY) is not None
+    assert pair.values(token=ahead) is None
+    assert pair.waited == []
+
+
+def test_what_another_process_wrote_past_the_primary_is_read_after_one_poll() -> None:
+    pair, token = started("after-response")
+    other = Pair(beside=pair)
+    other.primary.always = "refuse"
+    other.write(token, a="9")
+    pair.time += 2.0
+    record = pair.load(token=token)  # of a browser that has not seen it
+    assert record
+    assert (record.values, record.served_by) == ({"a": "9", "b": "2"}, "secondary")
+    pair.heal()
+    record = pair.load(token=token)
+    assert record
+    assert (record.values, record.served_by) == ({"a": "9", "b": "2"}, "primary")
+
+
+def test_a_poll_that_began_before_trust_was_lost_does_not_bring_it_back() -> None:
+    pair, _ = started("after-response")
+    trust = pair.store._pair.trust
+    begun = trust.begin_poll()
+    trust.distrust()
+    trust.polled(begun, pair.secondary.store.poll())
+    assert not trust.held
+    trust.polled(trust.begin_poll(), pair.secondary.store.poll())
+    assert trust.held
+
+
+def test_while_the_secondary_is_away_trust_is_kept() -> None:
+    pair, token = started("after-response")
+    pair.secondary.always = "refuse"
+    for _ in range(5):
+        pair.time += 10.0
+        record = pair.load(token=token)
+        assert record
+        assert record.served_by == "primary"
+        pair.after_response()
+
+
+def test_a_process_that_starts_while_the_secondary_is_away_learns_the_epoch_from_the_primary() -> None:
+    pair, token = started("after-response")
+    new = Pair(beside=pair)
+    new.secondary.always = "refuse"
+    for _ in range(3):
+        record = new.load(token=token)
+        assert record
+        assert (record.values, record.served_by) == (OLD, "primary")
+        new.after_response()
+    token = new.write(token, a="9").version
+    new.secondary.always = None
+    new.heal()
+    assert values_in(new.secondary) == {"a": "9", "b": "2"}
+
+
+def restarted(pair: Pair) -> None:
+    """The primary comes back with its data, in another process."""
+    pair.primary.store.restart(pair.primary.store.dump())
+
+
+def test_a_new_epoch_is_installed_once_and_not_before_nobody_can_trust_the_old_one() -> None:
+    pair, token = started("after-response")
+    restarted(pair)
+    pair.values(token=token)
+    pair.after_response()
+    assert len(pair.told(StoreRefenced)) == 1
+    for _ in range(19):
+        pair.time += 0.1
+        pair.after_response()
+        assert pair.store.serving == "secondary"
+    pair.time += 0.2
+    pair.after_response()
+    assert pair.store.serving == "primary"
+    assert pair.primary.calls.count("install") == 1
+
+
+def test_the_others_wait_for_the_epoch_that_one_has_made() -> None:
+    pair, token = started("after-response")
+    other = Pair(beside=pair)
+    other.values(token=token)
+    restarted(pair)
+    for each in (pair, other):
+        each.values(token=token)
+        each.after_response()
+    for _ in range(40):
+        for each in (pair, other):
+            each.time += 0.1
+            each.after_response()
+    assert pair.store.serving == other.store.serving == "primary"
+    assert len(pair.told(StoreRefenced)) + len(other.told(StoreRefenced)) == 1
+    assert "install" not in other.primary.calls
+
+
+def test_an_epoch_whose_maker_has_died_is_replaced() -> None:
+    pair, token = started("after-response")
+    other = Pair(beside=pair)
+    other.values(token=token)
+    restarted(pair)
+    other.values(token=token)
+    other.after_response()
+    assert len(other.told(StoreRefenced)) == 1
+    pair.values(token=token)
+    for _ in range(60):
+        pair.time += 0.1
+        pair.after_response()
+    assert pair.store.serving == "primary"
+    assert len(pair.told(StoreRefenced)) == 1
+
+
+def test_an_installation_without_an_answer_is_not_repeated() -> None:
+    pair, token = started("after-response")
+    restarted(pair)
+    pair.values(token=token)
+    pair.after_response()
+    pair.time += 2.1
+    pair.primary.next_faults = ["lose the reply"]
+    pair.after_response()
+    installed = list(pair.primary.store._installed)
+    pair.heal()
+    assert pair.primary.store._installed == installed
+    assert pair.primary.calls.count("install") == 1
+
+
+def test_an_old_copy_counts_again_when_it_has_been_compared_with_its_row() -> None:
+    pair, token = started("after-response")
+    old = pair.primary.store.dump()
+    token = pair.write(token, a="9").version
+    pair.after_response()
+    pair.primary.store.restart(old)
+    pair.heal()
+    record = pair.load(token=Version())  # of somebody who has seen nothing yet
+    assert record
+    assert (record.values, record.served_by) == ({"a": "9", "b": "2"}, "secondary")
+    pair.after_response()
+    record = pair.load(token=token)
+    assert record
+    assert (record.values, record.served_by) == ({"a": "9", "b": "2"}, "primary")
+
+
+def test_an_old_copy_that_knows_more_than_the_row_is_absorbed() -> None:
+    pair, token = started("after-response")
+    other = Pair(beside=pair)
+    token = other.write(token, a="9").version  # and it dies before it copies that
+    restarted(pair)
+    pair.heal()
+    assert pair.values(token=token) == {"a": "9", "b": "2"}
+    assert values_in(pair.secondary) == {"a": "9", "b": "2"}
+
+
+@in_each_mirroring_mode
+def test_what_was_missed_is_filled_in_before_the_same_request_writes_to_it(mode: Mirror) -> None:
+    pair, token = started(mode)
+    pair.primary.store._records.clear()
+    written = pair.write(token, c="3").version
+    assert written == (1, 2)
+    assert pair.owed() == {}
+    assert values_in(pair.primary) == {"a": "1", "b": "2", "c": "3"}
+    pair.heal()
+    assert pair.primary.held(KEY) == pair.secondary.held(KEY)
+
+
+def test_of_two_that_missed_the_same_only_one_fills() -> None:
+    pair, token = started("after-response")
+    other = Pair(beside=pair)
+    pair.primary.store._records.clear()
+    for each in (pair, other):
+        assert each.values(token=token) == OLD
+    other.after_response()
+    held = pair.primary.held(KEY)
+    pair.after_response()
+    assert held
+    assert pair.primary.held(KEY) == held
+
+
+def test_a_copy_that_its_process_gets_to_late_is_not_picked_up_at_once() -> None:
+    pair, token = started("after-response")
+    other = Pair(beside=pair)
+    other.values(token=token)
+    pair.write(token, a="9")
+    other.time += 1.0
+    other.after_response()
+    assert other.told(CopyPickedUp) == []
+    assert values_in(pair.secondary) == OLD
+    other.time += 1.0
+    other.after_response()
+    assert other.told(CopyPickedUp) == [CopyPickedUp(session=KEY[:8])]
+    assert values_in(pair.secondary) == {"a": "9", "b": "2"}
+    other.after_response()
+    assert pair.primary.store.unconfirmed(limit=9) == {}
+
+
+def test_the_health_says_what_is_the_matter() -> None:
+    pair, token = started("after-response")
+    assert pair.store.health.settled
+    pair.secondary.always = "refuse"
+    token = pair.write(token, a="3").version
+    pair.after_response()
+    health = pair.store.health
+    assert (health.copies, health.secondary, health.settled) == (1, "open", False)
+    pair.heal()
+    restarted(pair)
+    pair.values(token=token)
+    health = pair.store.health
+    assert (health.refencing, health.serving, health.primary) == (True, "secondary", "closed")
+    pair.heal()
+    pair.primary.always = "refuse"
+    pair.write(token, a="4")
+    assert (pair.store.health.dirty, pair.store.health.primary) == (1, "open")
+    pair.heal()
+    pair.heal()
+    assert pair.store.health.settled
+
+
 # -- cancellation ------------------------------------------------------------------------------------------------------
 
 
@@ -888,7 +1251,7 @@ def test_a_cancelled_operation_ends_as_cancelled_and_blames_nobody(name: str, pl
     pair, token = started("before-response")
     getattr(pair, place).next_faults = ["cancel"]
     if place == "secondary" and name in ("load", "write"):
-        pair.primary.lose_everything()
+        pair.primary.store._records.clear()
     with pytest.raises(asyncio.CancelledError):
         OPERATIONS[name][0](pair, token)
     assert pair.events == []
@@ -998,15 +1361,24 @@ def test_real_stores_change_places_without_losing_a_write(fresh_redis: RedisFact
     server.kill()
     token = write(write(token, "during"), "again")
     server.start()
-    time[0] += 10.0
-    run_blocking(store.after_response())
+    for _ in range(4):
+        time[0] += 10.0
+        run_blocking(store.after_response())
+    assert store.serving == "redis"
     token = write(token, "after")
     expected = {"a": "1", "before": "1", "during": "1", "again": "1", "after": "1"}
     for place in (store, redis, sql):
         record = run_blocking(place.load(KEY, at=AT, refresh=NEVER, token=token))
         assert record
         assert (record.values, record.stale, record.user_id) == (expected, False, "ada")
-    assert [type(event) for event in events] == [StoreDegraded, StoreRecovered]
+    assert [type(event) for event in events] == [
+        StoreDegraded,
+        StoreRecovered,
+        StoreRestarted,
+        StoreRefenced,
+        StoreRecovered,
+        RecordDrained,
+    ]
     run_blocking(store.close())
 
 
@@ -1035,6 +1407,7 @@ class Browsing(RuleBasedStateMachine):
         self.known: dict[str, set[str | None]] = {}
         self.doubtful = self.unsure = False
         self.ended: set[str] = set()
+        self.saved: dict[str, Any] = {}
 
     # Requests.
 
@@ -1117,6 +1490,19 @@ class Browsing(RuleBasedStateMachine):
         if which == "secondary" and self.secondary_may_fail and all(e.primary.always is None for e in self.processes):
             pair.secondary.always = fault
 
+    @precondition(lambda self: all(each.secondary.always is None for each in self.processes))
+    @rule(how=st.sampled_from(["empty", "as it is", "as it was saved", "only flushed"]))
+    def primary_restarts(self, how: str) -> None:
+        memory = self.processes[0].primary.store
+        if how == "only flushed":
+            memory.restart({}, scripts=True)
+        else:
+            memory.restart({"empty": {}, "as it is": memory.dump(), "as it was saved": self.saved}[how])
+
+    @rule()
+    def primary_saves(self) -> None:
+        self.saved = self.processes[0].primary.store.dump()
+
     @rule(place=PLACES, seconds=SECONDS)
     def after_response(self, place: int, seconds: float) -> None:
         for pair in self.processes:
@@ -1129,10 +1515,11 @@ class Browsing(RuleBasedStateMachine):
         pair = self.processes[0]
         assert pair.owed() == {}
         for name in self.ended:
-            assert values_in(pair.primary, name) in ("gone", None)
             assert values_in(pair.secondary, name) in ("gone", None)
             assert pair.values(name) is None
         if self.key is not None and self.look(pair) is not failed and not (self.unsure or self.doubtful):
+            pair.heal()
+            self.look(pair)
             pair.heal()
             assert pair.primary.held(self.key) == pair.secondary.held(self.key)
 
@@ -1155,7 +1542,7 @@ class Browsing(RuleBasedStateMachine):
 
     def is_out(self, pair: Pair) -> bool:
         """Whether a store is away, or believed to be: only then may nobody be able to say."""
-        believed = pair.store._first.breaker.closed and pair.store._second.breaker.closed
+        believed = pair.store._pair.first.breaker.closed and pair.store._pair.second.breaker.closed
         return not believed or any(each.primary.always or each.secondary.always for each in self.processes)
 
     def answer(self, pair: Pair, call: Coroutine[Any, Any, Any]) -> Any:

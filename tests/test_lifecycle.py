@@ -28,7 +28,7 @@ from vedsess_middleware.stores.memory import MemoryStore
 from vedsess_middleware.stores.redis import RedisStore
 from vedsess_middleware.stores.redis.wire import redis_client
 from vedsess_middleware.stores.sql import SQLStore, engines
-from vedsess_middleware.stores.sql.tables import metadata, sessions
+from vedsess_middleware.stores.sql.tables import metadata
 
 BACKENDS = ("redis", "redis-6.2", "sqlite", "postgresql", "memory", "failover")
 SERVED_BY = {"redis-6.2": "redis", "sqlite": "sql", "postgresql": "sql", "failover": "redis"}
@@ -90,7 +90,8 @@ def _sql(request: pytest.FixtureRequest, is_async: bool, url: str) -> tuple[Any,
 
     def empty() -> None:
         with tidy.begin() as connection:
-            connection.execute(delete(sessions))
+            for table in metadata.sorted_tables:
+                connection.execute(delete(table))
 
     def close() -> Any:
         tidy.dispose()

@@ -230,6 +230,95 @@ def test_an_old_copy_that_comes_late_changes_nothing(record: Record, delta: Delt
     assert merge(newer, record) == newer
 
 
+# -- containing --------------------------------------------------------------------------------------------------------
+
+
+def _relatives(record: Record) -> st.SearchStrategy[Record]:
+    """Records that are like this one: of it, or with a part of what it has, or with more."""
+    fields = record.fields
+    parts = st.sets(st.sampled_from(sorted(fields))) if fields else st.just(set[str]())
+    part = parts.map(lambda names: replace(record, fields={name: fields[name] for name in names}))
+    counted = st.tuples(part, COUNTERS, COUNTERS).map(lambda each: replace(each[0], version=Version(*each[1:])))
+    return st.one_of(st.just(record), part, counted, LIVE.map(lambda other: merge(record, other)), RECORDS)
+
+
+PAIRS = RECORDS.flatmap(lambda record: st.tuples(st.just(record), _relatives(record)))
+
+
+@settings(CALM, max_examples=500)
+@given(PAIRS, st.booleans())
+def test_a_record_contains_what_merging_would_add_nothing_of(pair: tuple[Record, Record], turned: bool) -> None:
+    x, y = reversed(pair) if turned else pair
+    both = merge(x, y)
+    adds_nothing = (both.gone, both.version, both.fields) == (x.gone, x.version, x.fields)
+    assert x.contains(y) is (x.gone or adds_nothing)
+
+
+@CALM
+@given(PAIRS)
+def test_what_is_merged_contains_both(pair: tuple[Record, Record]) -> None:
+    x, y = pair
+    both = merge(x, y)
+    assert both.contains(x)
+    assert both.contains(y)
+    assert x.contains(x)
+
+
+@settings(CALM, max_examples=300)
+@given(PAIRS, RECORDS)
+def test_what_contains_one_that_contains_another_contains_it(pair: tuple[Record, Record], other: Record) -> None:
+    x, y = pair
+    for z in (other, merge(x, other), merge(y, other)):
+        assert not (z.contains(x) and x.contains(y)) or z.contains(y)
+
+
+@CALM
+@given(PAIRS)
+def test_two_live_records_that_contain_one_another_say_the_same(pair: tuple[Record, Record]) -> None:
+    x, y = pair
+    if x.contains(y) and y.contains(x) and not (x.gone or y.gone):
+        assert (x.version, x.fields) == (y.version, y.fields)
+
+
+@CALM
+@given(RECORDS, TOMBSTONES)
+def test_a_tombstone_contains_everything_and_nothing_but_a_tombstone_contains_it(
+    record: Record, tombstone: Record
+) -> None:
+    assert tombstone.contains(record)
+    assert record.contains(tombstone) is record.gone
+
+
+@CALM
+@given(LIVE, instants(0, 5000), LABELS)
+def test_neither_uses_nor_labels_are_anything_to_add(record: Record, at: float, label: str | None) -> None:
+    other = replace(record.used(at), updated_at=record.updated_at + 1.0, user_id=label, ip_address=label)
+    assert record.contains(other)
+    assert other.contains(record)
+
+
+@CALM
+@given(LIVE, DELTAS)
+def test_a_record_contains_what_it_was_before_a_write_and_not_the_other_way_round(record: Record, delta: Delta) -> None:
+    record = replace(record, version=_join(record))
+    newer = record.written(delta, record.version._replace(r=record.version.r + 1))
+    assert newer.contains(record)
+    assert not record.contains(newer)
+
+
+def test_a_write_that_changed_no_field_is_knowledge_too() -> None:
+    record = with_field(Version(1, 1), "1")
+    for version in (Version(1, 2), Version(2, 1), Version(0, 2)):
+        assert not record.contains(replace(record, version=version))
+
+
+def test_a_deletion_is_a_field_to_add() -> None:
+    record, deleted = a_record(version=Version(0, 2)), with_field(Version(0, 2), None)
+    assert not record.contains(deleted)
+    assert deleted.contains(record)
+    assert deleted.contains(replace(with_field(Version(0, 1), "1"), version=Version(0, 1)))
+
+
 def _join(record: Record) -> Version:
     version = record.version
     for item in record.fields.values():
@@ -386,7 +475,11 @@ def test_a_tombstone_in_redis_lives_as_long_as_any_copy_could(valkey: RedisServe
 
 def lua_instants(client: redis.Redis, milliseconds: list[int]) -> list[str]:
     """What the scripts make of these instants."""
-    script = COMMON + "local out = {} for i = 1, #ARGV do out[i] = iso(tonumber(ARGV[i])) end return out"
+    script = (
+        "local processes = ''\n"
+        + COMMON
+        + "local out = {} for i = 1, #ARGV do out[i] = iso(tonumber(ARGV[i])) end return out"
+    )
     replies: Any = client.eval(script, 1, "any", *milliseconds)
     return [reply.decode() for reply in replies]
 

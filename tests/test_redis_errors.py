@@ -15,13 +15,21 @@ from redis._parsers import BaseParser
 
 from tests.servers import RedisFactory, RedisServer, RedisServers, eventually, free_port, redis_ids
 from tests.stores import IDLE, Subject, a_delta, a_record, key, now, quiet, running
-from vedsess_middleware.errors import CorruptRecord, Reason, StoreError, StoreMisconfigured, StoreUnavailable
+from vedsess_middleware.errors import (
+    CorruptRecord,
+    EpochMissing,
+    Reason,
+    StoreError,
+    StoreMisconfigured,
+    StoreUnavailable,
+)
 from vedsess_middleware.stores.record import Version
 from vedsess_middleware.stores.redis import RedisStore
 from vedsess_middleware.stores.redis.errors import translate
 
 KEY, OTHER = key("one"), key("other")
 SECRET = "wXa4-kP9_sLq"
+EPOCH = "0f1e2d3c4b5a6978"
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +75,12 @@ def failure(store: Subject, call: str = "update") -> StoreError:
         "end": lambda: store.end([KEY], at=at, until=at + IDLE),
         "records_of": lambda: store.records_of("ada", at=at),
         "probe": store.probe,
+        "find": lambda: store.find(OTHER, at=at, refresh=60.0),
+        "fill": lambda: store.fill(KEY, a_record(at).born(Version(2, 0))),
+        "install": store.install,
+        "ping": store.ping,
+        "peek": lambda: store.peek(KEY),
+        "unconfirmed": lambda: store.unconfirmed(limit=5),
     }
     with pytest.raises(StoreError) as raised:
         store.run(calls[call]())
@@ -152,6 +166,45 @@ def test_a_probe_notices_a_server_that_takes_no_writes(server: RedisServer, is_a
             admin(*trouble.end)
 
 
+def under(store: Subject, epoch: str = EPOCH) -> Subject:
+    """The same store under an epoch."""
+    return Subject(store.raw.under(epoch), store.run)
+
+
+@pytest.mark.parametrize("trouble", TROUBLES.values(), ids=TROUBLES)
+def test_under_an_epoch_a_server_that_takes_no_writes_serves_hits_and_nothing_else(
+    server: RedisServer, trouble: Trouble
+) -> None:
+    at = now()
+    with store_at(server.url, is_async=False) as store, admin_of(server) as admin:
+        view = under(store)
+        view.run(view.install())
+        view.run(view.create(KEY, a_record(at)))
+        admin(*trouble.begin)
+        try:
+            assert view.run(view.find(KEY, at=at, refresh=60.0)).hit
+            view.run(view.ping())
+            for call in ("find", "fill", "update", "create", "install"):
+                assert reason_of(failure(view, call)) == trouble.reason, call
+        finally:
+            admin(*trouble.end)
+
+
+@pytest.mark.parametrize("trouble", TROUBLES.values(), ids=TROUBLES)
+def test_a_server_that_takes_no_writes_and_lacks_the_epoch_cannot_serve(server: RedisServer, trouble: Trouble) -> None:
+    at = now()
+    with store_at(server.url, is_async=False) as store, admin_of(server) as admin:
+        store.run(store.create(KEY, a_record(at)))
+        admin(*trouble.begin)
+        try:
+            for call in ("ping", "find", "update"):
+                error = failure(under(store), call)
+                assert isinstance(error, EpochMissing), call
+                assert error.reason == "restarted"
+        finally:
+            admin(*trouble.end)
+
+
 def test_a_server_that_cannot_save_is_full(server: RedisServer) -> None:
     with store_at(server.url, is_async=False) as store, admin_of(server) as admin:
         store.run(store.create(KEY, a_record(now())))
@@ -211,6 +264,22 @@ def test_nobody_at_the_port_is_unreachable(is_async: bool) -> None:
         error = failure(store)
     assert isinstance(error, StoreUnavailable)
     assert (error.reason, error.attempts) == ("unreachable", 2)
+
+
+@pytest.mark.parametrize("call", ["find", "fill", "update", "ping", "peek", "unconfirmed"])
+def test_under_an_epoch_nobody_at_the_port_is_unreachable_and_no_epoch_is_missing(is_async: bool, call: str) -> None:
+    with store_at(f"redis://127.0.0.1:{free_port()}/0", is_async=is_async) as store:
+        error = failure(under(store), call)
+    assert isinstance(error, StoreUnavailable)
+    assert not isinstance(error, EpochMissing)
+    assert (error.reason, error.attempts) == ("unreachable", 2)
+
+
+def test_an_installation_is_tried_once(is_async: bool) -> None:
+    with store_at(f"redis://127.0.0.1:{free_port()}/0", is_async=is_async) as store:
+        error = failure(under(store), "install")
+    assert isinstance(error, StoreUnavailable)
+    assert (error.reason, error.attempts) == ("unreachable", 1)
 
 
 def test_an_unknown_host_is_unreachable(is_async: bool) -> None:
@@ -282,6 +351,8 @@ def test_a_cluster_that_is_down_is_unreachable(fresh_redis: RedisFactory, server
     with store_at(server.url, is_async=False) as store:
         for call in ("load", "create", "probe"):
             assert reason_of(failure(store, call)) == "unreachable", call
+        for call in ("find", "ping", "peek", "install"):
+            assert reason_of(failure(under(store), call)) in ("unreachable", "restarted"), call
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------

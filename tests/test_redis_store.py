@@ -3,19 +3,20 @@
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 import pytest
-import redis
+import redis.asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.servers import RedisFactory, RedisServer, eventually
+from tests.servers import RedisFactory, RedisServer, eventually, redis_binary, redis_ids
 from tests.stores import IDLE, NEVER, Proxy, Subject, a_delta, a_record, a_tombstone, driven, key, now, proxied, running
-from vedsess_middleware.errors import CorruptRecord, StoreMisconfigured, StoreUnavailable
+from vedsess_middleware.errors import CorruptRecord, EpochMissing, StoreMisconfigured, StoreUnavailable
 from vedsess_middleware.events import Event, StoreRestarted
 from vedsess_middleware.stores.record import Field, Record, Version
 from vedsess_middleware.stores.redis import RedisStore
@@ -26,6 +27,8 @@ KEY, OTHER, THIRD = key("one"), key("other"), key("third")
 PREFIX = "t:"
 HASH = f"{PREFIX}session:{KEY}"
 ALL, OF_ADA = f"{PREFIX}session_index:all", f"{PREFIX}user_sessions:ada"
+TO_MIRROR, EPOCH_KEY = f"{PREFIX}to_mirror", f"{PREFIX}epoch"
+EPOCH, LATER_EPOCH = "0f1e2d3c4b5a6978", "8796a5b4c3d2e1f0"
 
 
 @pytest.fixture(params=["blocking", "asyncio"])
@@ -50,6 +53,17 @@ def store(proxy: Proxy, is_async: bool, events: list[Event]) -> Iterator[Subject
     options: dict[str, Any] = {"timeout": 2.0, "probe_timeout": 4.0, "prefix": PREFIX, "on_event": events.append}
     with running(RedisStore.from_url(url, is_async=is_async, **options)) as store:
         yield store
+
+
+def under(store: Subject, epoch: str = EPOCH) -> Subject:
+    """The same store under an epoch."""
+    return Subject(store.raw.under(epoch), store.run)
+
+
+def epoch_of(store: Subject) -> str:
+    """An epoch for the process that answers, as it is made where the script cache does not tell it from another."""
+    process = store.run(store.identity())
+    return f"{EPOCH}.{process}" if process else EPOCH
 
 
 async def warmed(store: Subject) -> Subject:
@@ -88,6 +102,43 @@ OPERATIONS: dict[str, Callable[[Subject], Coroutine[Any, Any, Any]]] = {
     "cleanup": lambda store: store.cleanup(at=AT),
     "probe": lambda store: store.probe(),
 }
+ROW = replace(ADA, version=Version(2, 0))
+LEASES: dict[str, str] = {}
+
+
+async def leased(view: Subject, key: str) -> None:
+    """Miss this key, and remember the lease."""
+    LEASES[key] = (await view.find(key, at=AT, refresh=60.0)).lease
+
+
+UNDER_AN_EPOCH: dict[str, Callable[[Subject], Coroutine[Any, Any, Any]]] = {
+    "install": lambda view: view.install(),
+    "ping": lambda view: view.ping(),
+    "installed": lambda view: view.installed(),
+    "find of nothing": lambda view: leased(view, key("filled")),
+    "find of nothing again": lambda view: leased(view, key("filled")),
+    "fill": lambda view: view.fill(key("filled"), ROW, lease=LEASES[key("filled")]),
+    "find of what was filled": lambda view: view.find(key("filled"), at=AT, refresh=60.0),
+    "find of a copy of no epoch": lambda view: leased(view, key("old")),
+    "find of what is denied": lambda view: view.find(key("filled"), at=AT, refresh=60.0, denied=True),
+    "fill over a copy of no epoch": lambda view: view.fill(key("old"), ROW),
+    "find of nothing else": lambda view: leased(view, key("void")),
+    "fill that voids a lease": lambda view: view.fill(key("void"), ROW),
+    "fill without the lease": lambda view: view.fill(key("void"), ROW, lease=LEASES[key("void")]),
+    "fill with a tombstone": lambda view: view.fill(key("void"), a_tombstone(AT)),
+    "fill over a tombstone": lambda view: view.fill(key("void"), ROW),
+    "create, due": lambda view: view.create(KEY, ADA, due=5),
+    "update, due": lambda view: view.update(KEY, a_delta(AT, base=Version(0, 1), put={"b": "2"}), due=6),
+    "update of an older epoch": lambda view: view.update(key("older"), a_delta(AT, put={"b": "2"}), due=6),
+    "replace, due": lambda view: view.replace(KEY, THIRD, ADA, at=AT, until=AT + IDLE, due=7),
+    "unconfirmed": lambda view: view.unconfirmed(limit=10),
+    "peek": lambda view: view.peek(THIRD),
+    "end, due": lambda view: view.end([THIRD, key("new")], at=AT, until=AT + IDLE, due=8),
+    "confirm": lambda view: view.confirm(KEY, 7),
+    "after a confirmation": lambda view: view.after_response(),
+    "find of nothing at last": lambda view: leased(view, key("stub")),
+    "end of where a lease is": lambda view: view.end([key("stub")], at=AT, until=AT + IDLE),
+}
 
 
 @driven
@@ -99,6 +150,79 @@ async def test_no_operation_ever_leaves_a_key_without_a_time_to_live(store: Subj
         assert all(ttl > 0 for ttl in ttls.values()), (name, ttls)
         seen |= ttls.keys()
     assert {HASH, ALL, OF_ADA, f"{PREFIX}probe"} <= seen
+
+
+@driven
+async def test_no_operation_under_an_epoch_leaves_a_key_without_a_time_to_live(
+    store: Subject, redis_server: RedisServer
+) -> None:
+    seen, view = set[str](), under(store)
+    for name in ("old", "older"):
+        await store.create(key(name), ADA)
+    for name, operation in UNDER_AN_EPOCH.items():
+        await operation(view)
+        ttls = {found: redis_server.cli("PTTL", found) for found in redis_server.cli("KEYS", "*")}
+        assert all(ttl > 0 for ttl in ttls.values()), (name, ttls)
+        seen |= ttls.keys()
+    assert {HASH, ALL, OF_ADA, TO_MIRROR, EPOCH_KEY, f"{PREFIX}session:{key('stub')}"} <= seen
+
+
+@driven
+async def test_the_list_of_what_is_due_and_the_epoch_outlive_any_session(
+    store: Subject, redis_server: RedisServer
+) -> None:
+    view, week = under(store), 7 * 86400
+    await view.install()
+    await view.create(KEY, a_record(now()), due=5)
+    for name in (TO_MIRROR, EPOCH_KEY):
+        assert week < redis_server.cli("TTL", name) <= week + 1
+        redis_server.cli("EXPIRE", name, 100)
+    await view.unconfirmed(limit=10)
+    assert redis_server.cli("TTL", EPOCH_KEY) > week - 10, "said again, for those who start while the other is away"
+    await view.create(OTHER, a_record(now()), due=6)
+    assert redis_server.cli("TTL", TO_MIRROR) > week - 10
+    assert redis_server.cli("GET", EPOCH_KEY) == EPOCH
+
+
+@driven
+async def test_a_lease_where_nothing_is_lasts_three_seconds_from_the_last_miss(
+    store: Subject, redis_server: RedisServer
+) -> None:
+    view = under(store)
+    await view.install()
+    for _ in range(2):
+        answer = await view.find(KEY, at=now(), refresh=60.0)
+        assert 2000 < redis_server.cli("PTTL", HASH) <= 3000
+        assert redis_server.cli("HGETALL", HASH) == {"lease": answer.lease}
+        redis_server.cli("PEXPIRE", HASH, 1000)
+    redis_server.cli("PEXPIRE", HASH, 1)
+    eventually(lambda: redis_server.cli("EXISTS", HASH) == 0)
+    assert await view.fill(KEY, ROW, lease=answer.lease) is None
+    assert redis_server.cli("EXISTS", HASH) == 0
+
+
+@driven
+async def test_a_lease_on_a_copy_neither_shortens_nor_lengthens_its_life(
+    store: Subject, redis_server: RedisServer
+) -> None:
+    view, at = under(store), now()
+    await view.install()
+    await store.create(KEY, a_record(at))
+    before = redis_server.cli("HGETALL", HASH)
+    answer = await view.find(KEY, at=at, refresh=NEVER)
+    assert IDLE - 10.0 < redis_server.cli("PTTL", HASH) / 1000 <= IDLE
+    assert redis_server.cli("HGETALL", HASH) == before | {"lease": answer.lease}
+    await view.fill(KEY, a_record(at).born(Version(0, 1)), lease=answer.lease)
+    assert redis_server.cli("HGETALL", HASH) == before | {"epoch": EPOCH}
+
+
+@driven
+async def test_what_is_filled_in_lives_as_long_as_it_says(store: Subject, redis_server: RedisServer) -> None:
+    view, at = under(store), now()
+    await view.install()
+    lease = (await view.find(KEY, at=at, refresh=60.0)).lease
+    await view.fill(KEY, a_record(at).born(Version(1, 0)), lease=lease)
+    assert IDLE - 10.0 < redis_server.cli("PTTL", HASH) / 1000 <= IDLE
 
 
 @driven
@@ -193,6 +317,32 @@ async def test_every_operation_of_a_request_takes_one_round_trip(store: Subject,
 
 
 @driven
+async def test_every_operation_under_an_epoch_takes_one_round_trip(store: Subject, proxy: Proxy) -> None:
+    view = under(await warmed(store))
+    for name in ("old", "older"):
+        await store.create(key(name), ADA)
+    taken = {}
+    for name, operation in UNDER_AN_EPOCH.items():
+        before = proxy.trips
+        await operation(view)
+        taken[name] = proxy.trips - before
+    assert taken == dict.fromkeys(UNDER_AN_EPOCH, 1) | {"install": 3, "confirm": 0}
+
+
+@driven
+async def test_a_hit_under_an_epoch_writes_nothing(store: Subject, redis_server: RedisServer) -> None:
+    view, at = under(store), now()
+    await view.install()
+    await view.create(KEY, a_record(at))
+    redis_server.cli("CONFIG", "RESETSTAT")
+    assert (await view.find(KEY, at=at + 60.0, refresh=60.0)).hit
+    await view.after_response()
+    calls = redis_server.cli("INFO", "commandstats")
+    assert calls["cmdstat_evalsha"]["calls"] == 1
+    assert not calls.keys() & {f"cmdstat_{name}" for name in ("eval", "hset", "hdel", "pexpire", "del", "zadd")}
+
+
+@driven
 async def test_nothing_is_sent_after_a_response_that_recorded_no_use(store: Subject, proxy: Proxy) -> None:
     at = now()
     await store.create(KEY, a_record(at))
@@ -253,6 +403,300 @@ def test_a_restart_with_all_data_is_noticed(fresh_redis: RedisFactory) -> None:
         server.restart(empty=False)
         assert store.run(store.load(KEY, at=at, refresh=60.0)).values == {"a": "1"}
     assert events == [StoreRestarted(store="redis")]
+
+
+# -- the script of an epoch --------------------------------------------------------------------------------------------
+
+
+async def asked(view: Subject) -> str:
+    """What this store says under its epoch."""
+    try:
+        await view.ping()
+    except EpochMissing:
+        return "missing"
+    return "installed"
+
+
+@driven
+async def test_a_missing_epoch_is_never_installed_by_asking(
+    store: Subject, redis_server: RedisServer, events: list[Event]
+) -> None:
+    view, at = under(await warmed(store)), now()
+    await store.create(KEY, a_record(at))
+    events.clear()
+    redis_server.cli("CONFIG", "RESETSTAT")
+    for _ in range(2):
+        for call in (
+            view.ping(),
+            view.find(KEY, at=at, refresh=60.0),
+            view.replace(KEY, OTHER, a_record(at), at=at, until=at + IDLE, due=5),
+            view.load(KEY, at=at, refresh=60.0),
+            view.merge(KEY, a_record(at).born(Version(1, 0))),
+        ):
+            with pytest.raises(EpochMissing):
+                await call
+    calls = redis_server.cli("INFO", "commandstats")
+    assert not any(name in calls for name in ("cmdstat_eval", "cmdstat_script", "cmdstat_script|load", "cmdstat_hset"))
+    assert events == [], "who finds an epoch missing says so itself"
+    assert redis_server.cli("EXISTS", EPOCH_KEY) == 0
+
+
+@driven
+async def test_installing_runs_the_script_once_and_loads_none(store: Subject, redis_server: RedisServer) -> None:
+    redis_server.cli("CONFIG", "RESETSTAT")
+    await under(store).install()
+    calls = redis_server.cli("INFO", "commandstats")
+    assert calls["cmdstat_eval"]["calls"] == calls["cmdstat_set"]["calls"] == 1
+    assert not any(name.startswith("cmdstat_script") for name in calls)
+    assert await asked(under(store)) == "installed"
+
+
+@driven
+async def test_an_installation_whose_reply_was_lost_is_not_repeated(
+    store: Subject, proxy: Proxy, redis_server: RedisServer
+) -> None:
+    redis_server.cli("CONFIG", "RESETSTAT")
+    proxy.lose_reply_to = EPOCH.encode()
+    with pytest.raises(StoreUnavailable):
+        await under(store).install()
+    assert proxy.lose_reply_to is None
+    assert redis_server.cli("INFO", "commandstats")["cmdstat_eval"]["calls"] == 1
+
+
+@driven
+async def test_a_flushed_script_is_missed_by_its_epoch_and_by_no_other_way(
+    store: Subject, redis_server: RedisServer
+) -> None:
+    view, at = under(store), now()
+    await view.install()
+    await view.create(KEY, a_record(at), due=5)
+    redis_server.cli("SCRIPT", "FLUSH")
+    for call in (view.ping(), view.find(KEY, at=at, refresh=60.0), view.update(KEY, a_delta(at, put={"b": "2"}))):
+        with pytest.raises(EpochMissing):
+            await call
+    assert (await store.load(KEY, at=at, refresh=60.0)).values == {"a": "1"}
+    assert await asked(view) == "missing", "the script of no epoch is another one"
+
+
+@driven
+async def test_the_confirmation_of_a_copy_is_kept_from_a_server_that_lacks_the_epoch(
+    store: Subject, redis_server: RedisServer
+) -> None:
+    view = under(store)
+    await view.install()
+    await view.create(KEY, a_record(now()), due=5)
+    redis_server.cli("SCRIPT", "FLUSH")
+    view.raw.confirm(KEY, 5)
+    assert view.raw.pending
+    assert store.raw.pending
+    with pytest.raises(EpochMissing):
+        await view.after_response()
+    assert redis_server.cli("ZRANGE", TO_MIRROR, 0, -1) == [KEY]
+
+
+@driven
+async def test_an_update_under_an_epoch_whose_reply_was_lost_is_counted_once(store: Subject, proxy: Proxy) -> None:
+    view, at = under(store), now()
+    await view.install()
+    await view.create(KEY, a_record(at))
+    loaded = (await view.find(KEY, at=at, refresh=NEVER)).record
+    proxy.lose_reply_to = b"update"
+    written = await view.update(KEY, a_delta(at, loaded=loaded, put={"a": "2"}, whole=True), due=5)
+    assert proxy.lose_reply_to is None
+    assert written.version == (0, 2)
+    assert (await view.peek(KEY)) == written.record
+    assert await view.unconfirmed(limit=10) == {KEY: 5}
+
+
+@driven
+async def test_a_fill_whose_reply_was_lost_is_a_merge_with_itself(store: Subject, proxy: Proxy) -> None:
+    view, at = under(store), now()
+    await view.install()
+    row = a_record(at).born(Version(2, 0))
+    lease = (await view.find(KEY, at=at, refresh=NEVER)).lease
+    proxy.lose_reply_to = b"merge"
+    assert await view.fill(KEY, row, lease=lease) == row
+    assert proxy.lose_reply_to is None
+
+
+@pytest.mark.parametrize("server_id", redis_ids())
+@pytest.mark.parametrize("empty", [True, False])
+def test_a_restart_with_or_without_data_misses_the_epoch(
+    fresh_redis: RedisFactory, server_id: str, empty: bool, is_async: bool
+) -> None:
+    server, at = fresh_redis(server_id), now()
+    with running(RedisStore.from_url(server.url, is_async=is_async, timeout=2.0, prefix=PREFIX)) as store:
+        view = under(store)
+        store.run(view.install())
+        store.run(view.create(KEY, a_record(at), due=5))
+        server.restart(empty=empty)
+        with pytest.raises(EpochMissing):
+            store.run(view.find(KEY, at=at, refresh=60.0))
+        assert store.run(store.installed()) == ("" if empty else EPOCH)
+        later = under(store, LATER_EPOCH)
+        store.run(later.install())
+        answer = store.run(later.find(KEY, at=at, refresh=60.0))
+        assert (answer.record is None, answer.hit) == (empty, False)
+        assert store.run(asked(view)) == "missing"
+
+
+def test_a_server_that_was_rewound_misses_the_epoch(fresh_redis: RedisFactory) -> None:
+    server, at = fresh_redis(), now()
+    with running(RedisStore.from_url(server.url, is_async=False, timeout=2.0)) as store:
+        view = under(store)
+        store.run(view.install())
+        store.run(view.create(KEY, a_record(at)))
+        server.cli("SAVE")
+        store.run(view.end([KEY], at=at, until=at + IDLE))
+        server.kill()
+        server.start()
+        with pytest.raises(EpochMissing):
+            store.run(view.find(KEY, at=at, refresh=60.0))
+
+
+# -- a replica that was promoted
+
+
+NOW = "--repl-diskless-sync-delay", "0"
+
+
+def synced(replica: RedisServer, master: RedisServer) -> RedisServer:
+    """The replica, when it holds what its master holds."""
+    replica.cli("REPLICAOF", "127.0.0.1", master.port)
+    eventually(lambda: replica.cli("INFO", "replication")["master_link_status"] == "up")
+    return caught_up(replica, master)
+
+
+def caught_up(replica: RedisServer, master: RedisServer) -> RedisServer:
+    """The replica, when it has taken all that its master sent."""
+
+    def offset(server: RedisServer, name: str) -> int:
+        return int(server.cli("INFO", "replication")[name])
+
+    wanted = offset(master, "master_repl_offset")
+    eventually(lambda: offset(replica, "slave_repl_offset") >= wanted)
+    return replica
+
+
+@pytest.mark.parametrize("server_id", redis_ids())
+def test_a_replica_that_is_promoted_misses_the_epoch_and_holds_the_copies(
+    fresh_redis: RedisFactory, server_id: str
+) -> None:
+    master, replica, at = fresh_redis(server_id, *NOW), fresh_redis(server_id, *NOW), now()
+    synced(replica, master)
+    url = partial(RedisStore.from_url, is_async=False, timeout=2.0, on_event=lambda _: None)
+    with running(url(master.url)) as old, running(url(replica.url)) as new:
+        view = under(old)
+        old.run(view.install())
+        version = old.run(view.create(KEY, a_record(at), due=5))
+        old.run(view.update(KEY, a_delta(at, base=version, put={"b": "2"})))
+        caught_up(replica, master)
+        assert new.run(asked(under(new))) == "missing"
+        replica.cli("REPLICAOF", "NO", "ONE")
+        with pytest.raises(EpochMissing):
+            new.run(under(new).find(KEY, at=at, refresh=60.0))
+        assert new.run(under(new).installed()) == EPOCH
+        later = under(new, LATER_EPOCH)
+        new.run(later.install())
+        answer = new.run(later.find(KEY, at=at, refresh=60.0))
+        assert (answer.record.values, answer.hit) == ({"a": "1", "b": "2"}, False)
+        assert new.run(later.unconfirmed(limit=10)) == {KEY: 5}
+
+
+@pytest.mark.parametrize("server_id", redis_ids())
+def test_a_replica_that_joined_after_the_installation_misses_the_epoch_when_it_is_promoted(
+    fresh_redis: RedisFactory, server_id: str
+) -> None:
+    master, replica = fresh_redis(server_id, *NOW), fresh_redis(server_id, *NOW)
+    url = partial(RedisStore.from_url, is_async=False, timeout=2.0, on_event=lambda _: None)
+    with running(url(master.url)) as old, running(url(replica.url)) as new:
+        epoch = epoch_of(old)
+        old.run(under(old, epoch).install())
+        old.run(under(old, epoch).create(KEY, a_record(now())))
+        synced(replica, master)
+        replica.cli("REPLICAOF", "NO", "ONE")
+        assert new.run(asked(under(new, epoch))) == "missing"
+        with pytest.raises(EpochMissing):
+            new.run(under(new, epoch).find(KEY, at=now(), refresh=60.0))
+        later = under(new, epoch_of(new).replace(EPOCH, LATER_EPOCH))
+        new.run(later.install())
+        assert new.run(asked(later)) == "installed"
+
+
+@pytest.mark.parametrize("server_id", redis_ids())
+def test_a_master_with_a_replica_misses_the_epoch_after_a_restart(fresh_redis: RedisFactory, server_id: str) -> None:
+    master, replica = fresh_redis(server_id, *NOW), fresh_redis(server_id, *NOW)
+    with running(RedisStore.from_url(master.url, is_async=False, timeout=2.0)) as store:
+        view = under(store, epoch_of(store))
+        store.run(view.install())
+        store.run(view.create(KEY, a_record(now())))
+        synced(replica, master)
+        master.restart(empty=False)
+        assert store.run(asked(view)) == "missing"
+
+
+# -- a cluster
+
+
+@pytest.fixture(scope="module", params=redis_ids())
+def running_cluster(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[RedisServer]]:
+    """A Cluster of two servers, half of the keys on each."""
+    folder, binary = tmp_path_factory.mktemp("cluster"), redis_binary(request.param)
+    options = "--cluster-enabled", "yes"
+    servers = [RedisServer(binary, directory=folder / str(number), extra_args=options).start() for number in range(2)]
+    for server, slots in zip(servers, (range(8192), range(8192, 16384)), strict=True):
+        server.cli("CLUSTER", "ADDSLOTS", *slots)
+    servers[0].cli("CLUSTER", "MEET", "127.0.0.1", servers[1].port)
+    for server in servers:
+        eventually(partial(_is_whole, server))
+    yield servers
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture
+def cluster(running_cluster: list[RedisServer]) -> list[RedisServer]:
+    """The same, empty."""
+    return [server.empty() for server in running_cluster]
+
+
+def _is_whole(server: RedisServer) -> bool:
+    return bool(server.cli("CLUSTER INFO")["cluster_state"] == "ok")
+
+
+@contextmanager
+def store_on(cluster: list[RedisServer], *, is_async: bool) -> Iterator[Subject]:
+    """A store on that Cluster, which knows one of its servers."""
+    options: dict[str, Any] = {"host": "127.0.0.1", "port": cluster[0].port, "socket_timeout": 2.0}
+    client = partial(redis.asyncio.RedisCluster, **options) if is_async else redis.RedisCluster(**options)
+    with running(RedisStore(client, timeout=2.0, on_event=lambda _: None)) as store:
+        yield store
+
+
+def test_an_epoch_is_installed_in_every_server_of_a_cluster(cluster: list[RedisServer], is_async: bool) -> None:
+    names, at = [key(f"n{number}") for number in range(12)], now()
+    with store_on(cluster, is_async=is_async) as store:
+        view = under(store)
+        store.run(view.install())
+        store.run(view.ping())
+        for name in names:
+            assert store.run(view.create(name, a_record(at), due=5)) == (0, 1)
+            assert store.run(view.find(name, at=at, refresh=60.0)).hit
+        assert store.run(view.unconfirmed(limit=20)) == dict.fromkeys(names, 5)
+        assert all(server.cli("DBSIZE") > 3 for server in cluster), "each has some of the keys"
+
+
+@pytest.mark.parametrize("restarted", [0, 1])
+def test_an_epoch_that_one_server_of_a_cluster_lacks_is_missing(
+    cluster: list[RedisServer], is_async: bool, restarted: int
+) -> None:
+    with store_on(cluster, is_async=is_async) as store:
+        view = under(store)
+        store.run(view.install())
+        cluster[restarted].cli("SCRIPT", "FLUSH")
+        assert store.run(asked(view)) == "missing"
 
 
 # -- lost replies and dead connections ---------------------------------------------------------------------------------
@@ -317,6 +761,18 @@ def test_stale_pooled_connections_cost_nobody_a_failure(fresh_redis: RedisFactor
         server.start()
         calls = [partial(store.load, KEY, at=now(), refresh=60.0)] * 6
         assert store.run(store.together(calls)) == [None] * 6
+
+
+def test_who_finds_an_epoch_missing_can_install_the_next_one_though_other_connections_are_stale(
+    fresh_redis: RedisFactory, is_async: bool
+) -> None:
+    server = fresh_redis()
+    with running(RedisStore.from_url(server.url, is_async=is_async, timeout=2.0)) as store:
+        assert opened(store, server, 6) >= 5
+        server.restart()
+        assert store.run(asked(under(store))) == "missing"
+        store.run(under(store, LATER_EPOCH).install())
+        assert store.run(asked(under(store, LATER_EPOCH))) == "installed"
 
 
 def test_closing_gives_every_connection_back(fresh_redis: RedisFactory, is_async: bool) -> None:
@@ -548,10 +1004,26 @@ async def test_a_person_can_read_a_session_in_redis(store: Subject, redis_server
         "version": "0.2",
         "life": f"60000:{round(at * 1000) + 3_600_000}",
         "commit": "c0ffee",
+        "epoch": "",
         "d:cart": '0.1:["Brot 🍞"]',
         "d:n": "0.2:1",
         "d:old": "0.2:",
     }
+
+
+@driven
+async def test_a_person_can_read_of_which_epoch_a_copy_is_and_what_is_due(
+    store: Subject, redis_server: RedisServer
+) -> None:
+    view, at = under(store), now()
+    await view.install()
+    await view.create(KEY, a_record(at), due=1_900_000_000_123_456)
+    await view.fill(OTHER, a_record(at).born(Version(1, 0)), lease="*")
+    for name in (KEY, OTHER):
+        assert redis_server.cli("HGET", f"{PREFIX}session:{name}", "epoch") == EPOCH
+    assert redis_server.cli("ZRANGE", TO_MIRROR, 0, -1) == [KEY]
+    assert redis_server.cli("ZSCORE", TO_MIRROR, KEY) == 1_900_000_000_123_456.0
+    assert redis_server.cli("GET", EPOCH_KEY) == EPOCH
 
 
 @driven

@@ -43,7 +43,9 @@ class CountingStore(MemoryStore):
         self.loads = 0
         self.failing = False
 
-    def load(self, key: str, *, at: float, refresh: float, token: Version = Version()) -> Record | None:
+    def load(
+        self, key: str, *, at: float, refresh: float, token: Version = Version(), token_at: float = 0.0
+    ) -> Record | None:
         self.loads += 1
         if self.failing:
             raise StoreUnavailable("no answer")

@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import Engine, event, make_url
+from sqlalchemy import Engine, event, insert, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.servers import PostgresServer, eventually, free_port
@@ -35,9 +35,11 @@ from tests.stores import (
 )
 from vedsess_middleware.concurrency import run_blocking
 from vedsess_middleware.errors import CorruptRecord, StoreError, StoreMisconfigured, StoreUnavailable
+from vedsess_middleware.stores.contract import News
 from vedsess_middleware.stores.record import Record, Version, merge
 from vedsess_middleware.stores.sql import SQLStore
 from vedsess_middleware.stores.sql.engines import async_engine, sync_engine
+from vedsess_middleware.stores.sql.tables import sessions, to_row
 
 KEY, OTHER, THIRD = key("one"), key("other"), key("third")
 KINDS = {
@@ -161,8 +163,19 @@ OPERATIONS: dict[str, tuple[int, Callable[[Subject], Coroutine[Any, Any, Any]]]]
     "merge of what is known": (1, lambda store: store.merge(OTHER, written(AT, Version(0, 1), a="1"))),
     "take over": (2, lambda store: store.take_over(OTHER, a_delta(AT, put={"b": "2"}))),
     "owe": (4, lambda store: store.owe({KEY: ADA, OTHER: written(AT, Version(4, 4))})),
-    "owed": (1, lambda store: store.owed(limit=10)),
-    "paid": (1, lambda store: store.paid(OTHER, Version(1, 1))),
+    "owed": (1, lambda store: store.owed({KEY, OTHER})),
+    "poll": (1, lambda store: store.poll()),
+    "first epoch": (1, lambda store: store.set_epoch("one", missing="")),
+    "next epoch": (1, lambda store: store.set_epoch("two", missing="one")),
+    "poll with an epoch": (1, lambda store: store.poll()),
+    "paid": (1, lambda store: store.paid(OTHER, Version(4, 4), record=written(AT, Version(4, 4)), epoch="two")),
+    "paid under any epoch": (1, lambda store: store.paid(KEY, Version(2, 0), record=ADA, epoch="")),
+    "mirror of nothing": (2, lambda store: store.mirror(key("m"), written(AT, Version(1, 1), a="1"))),
+    "mirror of news": (2, lambda store: store.mirror(key("m"), written(AT, Version(1, 2), a="2"))),
+    "mirror of what is known": (1, lambda store: store.mirror(key("m"), written(AT, Version(1, 1), a="1"))),
+    "mirror of what is owed then": (2, lambda store: store.mirror(key("m"), written(AT, Version(0, 9), b="9"))),
+    "claim": (1, lambda store: store.claim(key("m"), Version(1, 2))),
+    "forget": (1, lambda store: store.forget(key("m"), Version(2, 9))),
     "replace": (4, lambda store: store.replace(KEY, THIRD, ADA, at=AT, until=AT + IDLE)),
     "replace of an ended one": (2, lambda store: store.replace(KEY, key("x"), ADA, at=AT, until=AT + IDLE)),
     "records of a user": (1, lambda store: store.records_of("ada", at=AT)),
@@ -223,7 +236,11 @@ async def test_loading_sends_nothing_but_its_own_select(store: Subject, ledger: 
 # -- the table ---------------------------------------------------------------------------------------------------------
 
 FIRST: dict[str, Callable[[Subject], Coroutine[Any, Any, Any]]] = {
-    name: OPERATIONS[name][1] for name in ("create", "load of nothing", "update of nothing", "owe", "end", "cleanup")
+    name: OPERATIONS[name][1]
+    for name in (
+        *("create", "load of nothing", "update of nothing", "owe", "end", "cleanup"),
+        *("poll", "first epoch", "mirror of nothing", "claim", "paid", "owed"),
+    )
 }
 
 
@@ -232,7 +249,9 @@ FIRST: dict[str, Callable[[Subject], Coroutine[Any, Any, Any]]] = {
 def test_whatever_comes_first_makes_the_table(kind: str, new_url: str, first: str) -> None:
     with opened(kind, new_url) as store:
         store.run(FIRST[first](store))
-        assert store.run(store.stats(at=AT)).active == (first in ("create", "owe")) + (first == "owe")
+        made = {"create": 1, "owe": 2, "mirror of nothing": 1}
+        assert store.run(store.stats(at=AT)).active == made.get(first, 0)
+        assert store.run(store.poll()).epoch == ("one" if first == "first epoch" else "")
 
 
 def test_the_first_use_of_a_new_database_makes_the_table(kind: str, new_url: str) -> None:
@@ -241,6 +260,27 @@ def test_the_first_use_of_a_new_database_makes_the_table(kind: str, new_url: str
         assert store.run(store.load(KEY, at=AT, refresh=60.0)) is None
         assert store.run(store.has_table())
         store.run(store.create_tables())
+
+
+def execute(url: str, statement: str) -> None:
+    """Run a statement of somebody else."""
+    if url.startswith("sqlite"):
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection, connection:
+            connection.execute(statement)
+    else:
+        with psycopg.connect(url, autocommit=True) as server:
+            server.execute(statement.encode())
+
+
+@pytest.mark.parametrize("table", ["vedsess_facts", "vedsess_sessions"])
+def test_a_database_that_lacks_one_of_the_tables_gets_it(kind: str, new_url: str, table: str) -> None:
+    with opened(kind, new_url) as store:
+        store.run(store.create_tables())
+        execute(new_url, f"DROP TABLE {table}")
+        assert not store.run(store.has_table())
+        assert store.run(store.poll()).epoch == ""
+        assert store.run(store.has_table())
+        assert store.run(store.set_epoch("one", missing=""))
 
 
 USE_AT_ONCE = """
@@ -372,26 +412,74 @@ def test_a_database_that_nobody_serves_is_unreachable(kind: str) -> None:
     assert error.reason == "unreachable"
 
 
+def spoil(url: str, name: str) -> None:
+    """Make a row unreadable."""
+    execute(url, f"UPDATE vedsess_sessions SET fields = '{{\"a\": \"no stamp\"}}' WHERE session_id = '{name}'")
+
+
 @driven
 async def test_a_row_that_is_no_session_is_a_corrupt_record_and_stops_no_other(store: Subject, url: str) -> None:
     at = now()
     for name in (KEY, OTHER):
         await store.owe({name: written(at, Version(1, 0), a="1")})
         await store.merge(name, replace(written(at, Version(1, 1), b="1"), user_id="ada"))
-    spoil = 'UPDATE vedsess_sessions SET fields = \'{"a": "no stamp"}\' WHERE session_id = '
-    if url.startswith("sqlite"):
-        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection, connection:
-            connection.execute(f"{spoil}'{KEY}'")
-    else:
-        with psycopg.connect(url) as server:
-            server.execute(f"{spoil}'{KEY}'".encode())
+    spoil(url, KEY)
     with pytest.raises(CorruptRecord) as raised:
         await store.load(KEY, at=at, refresh=60.0)
     assert KEY not in str(raised.value)
     assert set(await store.records_of("ada", at=at)) == {OTHER}
-    assert set(await store.owed(limit=10)) == {OTHER}
+    assert set(await store.owed([KEY, OTHER])) == {OTHER}
+    assert (await store.poll()).dirty == {KEY, OTHER}
     assert sorted(await store.end([], user_id="ada", at=at, until=at + IDLE)) == sorted([KEY, OTHER])
     assert (await store.load(KEY, at=at, refresh=60.0)).gone
+
+
+@driven
+async def test_a_copy_mends_a_row_that_is_no_session(store: Subject, url: str) -> None:
+    at = now()
+    await store.mirror(KEY, copy := written(at, Version(1, 1), a="1"))
+    spoil(url, KEY)
+    assert await store.mirror(KEY, copy) == copy
+    assert await store.load(KEY, at=at, refresh=NEVER) == copy
+
+
+# -- news --------------------------------------------------------------------------------------------------------------
+
+
+@driven
+async def test_a_poll_reads_once_and_names_no_more_than_it_can(store: Subject, ledger: Ledger) -> None:
+    at = now()
+    rows = [to_row(f"{number:064x}", a_tombstone(at), dirty=True) for number in range(1001)]
+    await store._write(lambda connection: connection.execute(insert(sessions), rows[:1000]))
+    await store.set_epoch("one", missing="")
+    ledger.taken()
+    news = await store.poll()
+    assert ledger.statements[0].split()[0] == "SELECT"
+    assert ledger.taken() == (1, 1)
+    assert (news.epoch, len(news.dirty), news.complete) == ("one", 1000, True)
+    await store._write(lambda connection: connection.execute(insert(sessions), rows[1000:]))
+    news = await store.poll()
+    assert (news.epoch, news.complete) == ("one", False)
+    assert len(news.dirty) >= 1000
+
+
+@driven
+async def test_a_poll_reads_the_epoch_and_no_other_fact(store: Subject, url: str) -> None:
+    execute(url, "INSERT INTO vedsess_facts (name, value) VALUES ('other', 'x')")
+    assert (await store.poll()).epoch == ""
+    await store.set_epoch("one", missing="")
+    assert (await store.poll()) == News(epoch="one")
+
+
+@on_postgres
+def test_a_role_that_may_not_read_the_facts_is_a_misconfiguration(kind: str, new_url: str, weak_url: str) -> None:
+    with opened(kind, new_url) as owner, opened(kind, weak_url) as store:
+        owner.run(owner.create_tables())
+        execute(new_url, f"GRANT ALL ON vedsess_sessions TO {make_url(weak_url).username}")
+        for call in (store.poll(), store.set_epoch("one", missing="")):
+            error = failure(store, call)
+            assert isinstance(error, StoreMisconfigured)
+            assert "permission denied" in str(error)
 
 
 # -- locks and crowds --------------------------------------------------------------------------------------------------
@@ -469,6 +557,10 @@ async def test_of_many_who_insert_one_row_at_once_none_fails(store: Subject) -> 
     deltas = [a_delta(at, loaded=record, put={"b": "2"}) for record in records]
     taken = await store.together([partial(store.take_over, OTHER, delta) for delta in deltas])
     assert sorted(each.version.s for each in taken) == [1, 2, 3, 4, 5, 6]
+    mirrored = await store.together([partial(store.mirror, key("m"), record) for record in records])
+    assert all(isinstance(result, Record) for result in mirrored)
+    assert (await store.load(key("m"), at=at, refresh=NEVER)).fields == everything.fields
+    assert (await store.poll()).dirty == {OTHER, key("m")}
     ends = [partial(store.end, [THIRD], at=at, until=at + IDLE), partial(store.owe, {THIRD: a_tombstone(at)})]
     assert not any(isinstance(result, Exception) for result in await store.together(ends * 3))
     assert (await store.load(THIRD, at=at, refresh=NEVER)).gone
@@ -550,7 +642,36 @@ def test_a_commit_whose_reply_was_lost_is_found_again(behind_proxy: Subject, pro
     assert values(THIRD) == {"a": "1"}
     assert losing(store.end([THIRD, key("new")], at=at, until=at + IDLE)) == [THIRD, key("new")]
     losing(store.owe({key("owed"): written(at, Version(0, 3), a="1")}))
-    assert set(store.run(store.owed(limit=5))) == {key("owed")}
+    assert store.run(store.poll()).dirty == {key("owed")}
+    losing(store.mirror(key("owed"), written(at, Version(0, 4), b="2")))
+    owed = store.run(store.owed([key("owed")]))[key("owed")]
+    assert (owed.values, owed.version) == ({"a": "1", "b": "2"}, (1, 4)), "counted once"
+    losing(store.paid(key("owed"), owed.version, record=owed, epoch=""))
+    assert store.run(store.poll()).dirty == frozenset()
+    losing(store.forget(key("owed"), owed.version))
+    assert store.run(store.load(key("owed"), at=at, refresh=NEVER)) is None
+
+
+@on_postgres
+def test_a_claim_whose_reply_was_lost_is_a_claim_that_nobody_has(behind_proxy: Subject, proxy: Proxy) -> None:
+    store = behind_proxy
+    store.run(store.mirror(KEY, written(now(), Version(1, 1), a="1")))
+    proxy.lose_reply_to = b"COMMIT"
+    assert store.run(store.claim(KEY, Version(1, 1))) is None
+    assert proxy.lose_reply_to is None
+    assert store.run(store.claim(KEY, Version(2, 1))) == (3, 1)
+
+
+@pytest.mark.parametrize("missing", ["", "old"])
+@on_postgres
+def test_who_set_an_epoch_hears_so_though_the_reply_was_lost(behind_proxy: Subject, proxy: Proxy, missing: str) -> None:
+    store = behind_proxy
+    if missing:
+        store.run(store.set_epoch(missing, missing=""))
+    proxy.lose_reply_to = b"COMMIT"
+    assert store.run(store.set_epoch("new", missing=missing))
+    assert proxy.lose_reply_to is None
+    assert store.run(store.poll()).epoch == "new"
 
 
 # -- event loops -------------------------------------------------------------------------------------------------------

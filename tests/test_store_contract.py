@@ -1,6 +1,6 @@
 """What every store promises, in both colours: one set of test bodies over all of them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -12,6 +12,7 @@ from tests.servers import PostgresServer
 from tests.stores import (
     IDLE,
     NEVER,
+    PRIMARIES,
     SECONDARIES,
     STORES,
     SYSTEM_STORES,
@@ -25,7 +26,9 @@ from tests.stores import (
     now,
     running,
 )
-from vedsess_middleware.errors import SessionExists
+from vedsess_middleware.errors import EpochMissing, SessionExists
+from vedsess_middleware.stores.contract import Found, News
+from vedsess_middleware.stores.memory import MemoryStore
 from vedsess_middleware.stores.record import Field, Record, Version, merge
 
 KEY, OTHER, THIRD = key("one"), key("other"), key("third")
@@ -50,6 +53,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[Subject]:
         yield store
 
 
+as_primary = pytest.mark.parametrize("store", PRIMARIES, indirect=True)
 as_secondary = pytest.mark.parametrize("store", SECONDARIES, indirect=True)
 
 
@@ -139,6 +143,7 @@ async def test_create_never_overwrites_a_tombstone(store: Subject) -> None:
 @driven
 async def test_of_many_who_create_one_key_at_once_exactly_one_succeeds(store: Subject) -> None:
     at = now()
+    await held(store, OTHER, at)  # two stores have agreed on their epoch then
 
     async def create(number: int) -> int:
         await store.create(KEY, a_record(at, fields={"n": str(number)}))
@@ -446,6 +451,17 @@ async def test_replacing_never_overwrites_what_has_the_new_key(store: Subject) -
     assert (await held(store, OTHER, at)).values == {"mine": "1"}
 
 
+@pytest.mark.parametrize("store", ["memory-r", *SECONDARIES], indirect=True)
+@driven
+async def test_a_replacement_that_meets_a_taken_key_leaves_the_old_one_alive(store: Subject) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    await store.create(OTHER, a_record(at, fields={"mine": "1"}))
+    with pytest.raises(SessionExists):
+        await store.replace(KEY, OTHER, a_record(at), at=at, until=at + IDLE)
+    assert not is_over(await held(store, KEY, at))
+
+
 @driven
 async def test_end_leaves_a_tombstone_for_every_key_known_or_not(store: Subject) -> None:
     at = now()
@@ -564,6 +580,7 @@ async def test_a_merged_tombstone_ends_the_session_for_its_user_too(store: Subje
     await store.create(KEY, a_record(at, user_id="ada"))
     await store.merge(KEY, a_tombstone(at))
     assert await store.records_of("ada", at=at) == {}
+    await store.after_response()
     assert (await store.stats(at=at)).active == 0
 
 
@@ -591,6 +608,17 @@ async def test_stats_count_live_sessions_and_their_users_exactly(store: Subject)
     await store.end([key("n1"), key("n4"), key("new")], at=at, until=at + IDLE)
     stats = await store.stats(at=at)
     assert (stats.active, stats.users) == (5, 1)
+
+
+@driven
+async def test_a_record_that_was_merged_in_late_counts_no_longer_than_it_lives(store: Subject) -> None:
+    at = now()
+    record = replace(a_record(at - 1000.0, user_id="ada"), expires_at=round(at + 0.005, 3))
+    await store.merge(KEY, record.born(Version(1, 0)))
+    while now() <= record.expires_at:
+        pass
+    stats = await store.stats(at=now())
+    assert (stats.active, stats.users) == (0, 0)
 
 
 @driven
@@ -638,12 +666,587 @@ async def test_no_repr_shows_a_key_or_a_value(store: Subject) -> None:
     assert "secret value" not in shown
 
 
+# -- as a primary ------------------------------------------------------------------------------------------------------
+
+ONE, TWO = "0f1e2d3c4b5a6978", "8796a5b4c3d2e1f0"
+"""Two epochs."""
+
+
+def under(store: Subject, epoch: str) -> Subject:
+    """The same store under an epoch."""
+    return Subject(store.raw.under(epoch), store.run)
+
+
+async def installed(store: Subject, epoch: str = ONE) -> Subject:
+    """The same store under an epoch that it knows."""
+    view = under(store, epoch)
+    await view.install()
+    return view
+
+
+async def forget_epochs(store: Subject) -> None:
+    """What a restart that keeps the data does."""
+    if isinstance(store.raw, MemoryStore):
+        store.raw._installed.clear()
+    else:
+        await store.raw._wire.execute("SCRIPT FLUSH")
+
+
+async def found(store: Subject, key: str, at: float, **options: Any) -> Found:
+    """What is found, without recording a use."""
+    answer = await store.find(key, at=at, refresh=NEVER, **options)
+    assert isinstance(answer, Found)
+    return answer
+
+
+async def confirmed(store: Subject, *pairs: tuple[str, int]) -> dict[str, int]:
+    """Confirm these copies, and return which are listed then."""
+    for name, due in pairs:
+        await store.confirm(name, due)
+    await store.after_response()
+    listed: dict[str, int] = await store.unconfirmed(limit=100)
+    return listed
+
+
+Call = Callable[[Subject, float], Coroutine[Any, Any, Any]]
+FENCED: dict[str, Call] = {
+    "ping": lambda view, _: view.ping(),
+    "find": lambda view, at: view.find(KEY, at=at, refresh=60.0),
+    "create": lambda view, at: view.create(THIRD, a_record(at, user_id="ada"), due=7),
+    "update": lambda view, at: view.update(KEY, a_delta(at, base=Version(0, 1), put={"b": "2"}), due=7),
+    "replace": lambda view, at: view.replace(KEY, OTHER, a_record(at), at=at, until=at + IDLE, due=7),
+    "end": lambda view, at: view.end([KEY], at=at, until=at + IDLE, due=7),
+    "end of a user": lambda view, at: view.end([], user_id="ada", at=at, until=at + IDLE),
+    "fill": lambda view, at: view.fill(KEY, a_record(at).born(Version(1, 0))),
+    "fill with a tombstone": lambda view, at: view.fill(KEY, a_tombstone(at)),
+    "unconfirmed": lambda view, _: view.unconfirmed(limit=10),
+}
+
+
+@pytest.mark.parametrize("call", FENCED.values(), ids=FENCED)
+@as_primary
+@driven
+async def test_whatever_is_asked_under_an_epoch_fails_where_it_is_not_installed(store: Subject, call: Call) -> None:
+    at = now()
+    await store.create(KEY, a_record(at, user_id="ada"))
+    before = await store.peek(KEY)
+    await installed(store, TWO)
+    view = under(store, ONE)
+    with pytest.raises(EpochMissing):
+        await call(view, at)
+    await view.install()
+    await call(view, at)
+    await forget_epochs(store)
+    with pytest.raises(EpochMissing) as raised:
+        await call(view, at)
+    assert raised.value.reason == "restarted"
+    assert KEY not in str(raised.value)
+    assert before is not None
+
+
+@as_primary
+@driven
+async def test_a_write_under_an_epoch_that_is_missing_changes_no_record(store: Subject) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    before, view = await store.peek(KEY), under(store, ONE)
+    for name in ("find", "create", "update", "replace", "end", "fill", "fill with a tombstone"):
+        with pytest.raises(EpochMissing):
+            await FENCED[name](view, at + 100.0)
+    assert await store.peek(KEY) == before
+    assert [await store.peek(name) for name in (OTHER, THIRD)] == [None, None]
+
+
+@as_primary
+@driven
+async def test_a_store_that_is_alone_needs_no_epoch(store: Subject) -> None:
+    at = now()
+    assert store.raw.epoch == ""
+    await store.ping()
+    await store.create(KEY, a_record(at))
+    await forget_epochs(store)
+    await store.ping()
+    assert (await found(store, KEY, at)).hit
+
+
+@as_primary
+@driven
+async def test_a_view_names_its_epoch_and_is_the_same_store_otherwise(store: Subject) -> None:
+    view = under(store, ONE)
+    assert (view.raw.epoch, store.raw.epoch) == (ONE, "")
+    assert (view.raw.name, view.raw.is_async, view.raw.pending) == (store.raw.name, store.raw.is_async, False)
+    assert view.raw.under(TWO).epoch == TWO
+
+
+@as_primary
+@driven
+async def test_the_epoch_that_was_installed_last_is_named(store: Subject) -> None:
+    names = [await store.installed()]
+    for epoch in (ONE, TWO):
+        await installed(store, epoch)
+        names.append(await store.installed())
+    assert names == ["", ONE, TWO]
+
+
+@as_primary
+@driven
+async def test_an_epoch_stays_installed_beside_a_later_one(store: Subject) -> None:
+    first, second = await installed(store, ONE), await installed(store, TWO)
+    for view in (first, second, first):
+        await view.ping()
+
+
+# -- find
+
+
+@as_primary
+@driven
+async def test_a_copy_of_the_epoch_that_covers_the_token_is_a_hit(store: Subject) -> None:
+    at, view = now(), await installed(store)
+    version = await view.create(KEY, record := a_record(at, user_id="ada"))
+    for token in (Version(), version):
+        answer = await found(view, KEY, at, token=token)
+        assert (answer.record, answer.hit) == (record.born(version), True)
+        assert answer.record
+        assert (answer.record.served_by, answer.record.stale) == (store.raw.name, False)
+
+
+@as_primary
+@driven
+async def test_a_copy_of_another_epoch_is_a_miss_that_shows_it(store: Subject) -> None:
+    at = now()
+    first, second = await installed(store, ONE), await installed(store, TWO)
+    version = await first.create(KEY, record := a_record(at))
+    answer = await found(second, KEY, at, token=version)
+    assert (answer.record, answer.hit) == (record.born(version), False)
+    assert answer.lease
+    assert (await found(first, KEY, at, token=version)).hit
+
+
+@as_primary
+@driven
+async def test_a_copy_from_before_any_epoch_is_a_miss_that_shows_it(store: Subject) -> None:
+    at = now()
+    version = await store.create(KEY, record := a_record(at))
+    answer = await found(await installed(store), KEY, at)
+    assert (answer.record, answer.hit) == (record.born(version), False)
+
+
+@as_primary
+@driven
+async def test_without_an_epoch_any_copy_counts(store: Subject) -> None:
+    at = now()
+    await (await installed(store)).create(KEY, a_record(at))
+    await store.create(OTHER, a_record(at))
+    for name in (KEY, OTHER):
+        assert (await found(store, name, at)).hit
+
+
+@as_primary
+@driven
+async def test_a_copy_that_does_not_cover_the_token_is_a_stale_miss(store: Subject) -> None:
+    at, view = now(), await installed(store)
+    version = await view.create(KEY, record := a_record(at))
+    for token in (Version(1, 0), Version(0, 2), Version(1, 1)):
+        answer = await found(view, KEY, at, token=token)
+        assert (answer.record, answer.hit) == (record.born(version), False)
+        assert answer.record
+        assert answer.record.stale
+        assert answer.lease
+
+
+@as_primary
+@driven
+async def test_of_a_denied_key_only_a_tombstone_counts(store: Subject) -> None:
+    at, view = now(), await installed(store)
+    version = await view.create(KEY, record := a_record(at))
+    answer = await found(view, KEY, at, denied=True)
+    assert (answer.record, answer.hit) == (record.born(version), False)
+    assert (await found(view, KEY, at)).hit
+    await view.end([KEY], at=at, until=at + IDLE)
+    answer = await found(view, KEY, at, denied=True)
+    assert answer.record
+    assert (answer.record.gone, answer.hit) == (True, False)
+
+
+@as_primary
+@driven
+async def test_a_tombstone_counts_whatever_its_epoch_and_whatever_the_token(store: Subject) -> None:
+    at = now()
+    await store.end([KEY], at=at, until=at + IDLE)
+    await (await installed(store, ONE)).end([OTHER], at=at, until=at + IDLE)
+    view = await installed(store, TWO)
+    for name in (KEY, OTHER):
+        answer = await found(view, name, at, token=Version(9, 9), denied=True)
+        assert answer.record
+        assert (answer.record.gone, answer.record.stale, answer.hit) == (True, False, False)
+
+
+@as_primary
+@driven
+async def test_a_copy_that_nobody_used_in_time_is_a_miss_that_shows_nothing(store: Subject) -> None:
+    at, view = now(), await installed(store)
+    await view.create(KEY, a_record(at))
+    answer = await found(view, KEY, at + IDLE)
+    assert (answer.record, answer.hit) == (None, False)
+
+
+@as_primary
+@driven
+async def test_finding_records_a_use_when_it_is_due(store: Subject) -> None:
+    at, view = now(), await installed(store)
+    await view.create(KEY, record := a_record(at))
+    answers = [await view.find(KEY, at=at + seconds, refresh=60.0) for seconds in (60.0, 61.0)]
+    assert [answer.record.last_activity for answer in answers] == [at, at + 61.0]
+    assert answers[1].record.expires_at == round(at + 61.0 + IDLE, 3)
+    assert (await view.peek(KEY)).version == record.born(Version(0, 1)).version
+
+
+@as_primary
+@driven
+async def test_peeking_shows_what_is_there_of_any_epoch_and_changes_nothing(store: Subject) -> None:
+    at = now()
+    first, second = await installed(store, ONE), await installed(store, TWO)
+    await first.create(KEY, record := a_record(at))
+    await first.end([OTHER], at=at, until=at + IDLE)
+    for view in (first, second, store):
+        assert await view.peek(KEY) == record.born(Version(0, 1))
+        assert (await view.peek(OTHER)).gone
+        assert await view.peek(THIRD) is None
+    assert not store.raw.pending
+
+
+# -- write under an epoch
+
+
+@as_primary
+@driven
+async def test_a_copy_of_another_epoch_is_not_written_to(store: Subject) -> None:
+    at = now()
+    first, second = await installed(store, ONE), await installed(store, TWO)
+    version = await first.create(KEY, record := a_record(at))
+    assert await second.update(KEY, a_delta(at, base=version, put={"b": "2"})) is None
+    assert await store.peek(KEY) == record.born(version)
+    assert await first.update(KEY, a_delta(at, base=version, put={"b": "2"})) is not None
+
+
+@as_primary
+@driven
+async def test_a_late_write_of_an_old_epoch_is_refused_once_the_copy_is_of_a_new_one(store: Subject) -> None:
+    at = now()
+    first, second = await installed(store, ONE), await installed(store, TWO)
+    version = await first.create(KEY, record := a_record(at))
+    await second.fill(KEY, record.born(version))
+    assert await first.update(KEY, a_delta(at, base=version, put={"b": "2"})) is None
+    assert (await found(second, KEY, at)).record == record.born(version)
+
+
+@as_primary
+@driven
+async def test_an_ended_session_is_gone_for_the_writes_of_every_epoch(store: Subject) -> None:
+    at = now()
+    first, second = await installed(store, ONE), await installed(store, TWO)
+    await first.create(KEY, a_record(at))
+    await first.end([KEY], at=at, until=at + IDLE)
+    assert (await second.update(KEY, a_delta(at, put={"b": "2"}))).gone
+
+
+@as_primary
+@driven
+async def test_what_is_written_under_an_epoch_is_of_that_epoch(store: Subject) -> None:
+    at, view = now(), await installed(store)
+    version = await view.create(KEY, a_record(at))
+    assert (await found(view, KEY, at)).hit
+    await view.update(KEY, a_delta(at, base=version, put={"b": "2"}))
+    assert (await found(view, KEY, at)).hit
+    await view.replace(KEY, OTHER, a_record(at), at=at, until=at + IDLE)
+    assert (await found(view, OTHER, at)).hit
+    await view.merge(THIRD, a_record(at).born(Version(1, 0)))
+    assert (await found(view, THIRD, at)).hit
+
+
+# -- fill
+
+
+@as_primary
+@driven
+async def test_who_has_missed_something_may_fill_it(store: Subject) -> None:
+    at, view = now(), await installed(store)
+    row = replace(written_by(at, Version(3, 4), a="1", b=None), user_id="ada")
+    answer = await found(view, KEY, at)
+    assert (answer.record, answer.hit) == (None, False)
+    assert await view.fill(KEY, row, lease=answer.lease) == row
+    answer = await found(view, KEY, at, token=row.version)
+    assert (answer.record, answer.hit) == (row, True)
+    assert set(await store.records_of("ada", at=at)) == {KEY}
+
+
+@as_primary
+@driven
+async def test_nothing_is_filled_without_the_lease(store: Subject) -> None:
+    at, view = now(), await installed(store)
+    row = written_by(at, Version(3, 4), a="1")
+    assert await view.fill(KEY, row) is None
+    assert await view.fill(KEY, row, lease="made up") is None
+    await found(view, OTHER, at)
+    assert await view.fill(OTHER, row) is None
+    await found(view, THIRD, at)
+    assert await view.fill(THIRD, row, lease="made up") is None
+    assert [await view.peek(name) for name in (KEY, OTHER, THIRD)] == [None] * 3
+
+
+@as_primary
+@driven
+async def test_a_second_miss_takes_the_lease_away(store: Subject) -> None:
+    at, view = now(), await installed(store)
+    early, late = written_by(at, Version(1, 0), a="old"), written_by(at, Version(2, 0), a="new")
+    first, second = await found(view, KEY, at), await found(view, KEY, at)
+    assert await view.fill(KEY, late, lease=second.lease) == late
+    assert await view.fill(KEY, early, lease=first.lease) == late
+    first = await found(view, OTHER, at)
+    await found(view, OTHER, at)
+    assert await view.fill(OTHER, early, lease=first.lease) is None
+    assert await view.peek(OTHER) is None
+
+
+@as_primary
+@driven
+async def test_a_lease_on_one_key_is_none_on_another(store: Subject) -> None:
+    at, view = now(), await installed(store)
+    leases = [(await found(view, name, at)).lease for name in (KEY, OTHER)]
+    assert await view.fill(OTHER, written_by(at, Version(1, 0), a="1"), lease=leases[0]) is None
+    assert leases[0] != leases[1]
+
+
+@as_primary
+@driven
+async def test_who_brings_what_is_owed_creates_nothing_and_voids_the_lease(store: Subject) -> None:
+    at, view = now(), await installed(store)
+    answer = await found(view, KEY, at)
+    assert await view.fill(KEY, written_by(at, Version(2, 0), a="new")) is None
+    assert await view.fill(KEY, written_by(at, Version(1, 0), a="old"), lease=answer.lease) is None
+    assert await view.peek(KEY) is None
+    answer = await found(view, KEY, at)
+    assert await view.fill(KEY, row := written_by(at, Version(2, 0), a="new"), lease=answer.lease) == row
+
+
+@pytest.mark.parametrize("leased", [True, False])
+@as_primary
+@driven
+async def test_what_is_filled_in_is_merged_with_a_copy_of_any_epoch_and_makes_it_current(
+    store: Subject, leased: bool
+) -> None:
+    at = now()
+    first, second = await installed(store, ONE), await installed(store, TWO)
+    copy = written_by(at, Version(1, 4), a="copy", b="copy")
+    await first.merge(KEY, copy)
+    await store.merge(OTHER, copy)
+    row = written_by(at, Version(2, 1), a="row", c="row")
+    for name in (KEY, OTHER):
+        lease = (await found(second, name, at)).lease if leased else ""
+        assert await second.fill(name, row, lease=lease) == merge(copy, row)
+        answer = await found(second, name, at, token=Version(2, 4))
+        assert (answer.record, answer.hit) == (merge(copy, row), True)
+        assert not (await found(first, name, at)).hit
+
+
+@as_primary
+@driven
+async def test_filling_in_what_is_known_changes_only_whose_copy_it_is(store: Subject) -> None:
+    at = now()
+    first, second = await installed(store, ONE), await installed(store, TWO)
+    copy = written_by(at, Version(1, 4), a="new")
+    await first.merge(KEY, copy)
+    assert await second.fill(KEY, written_by(at, Version(1, 1), a="old")) == copy
+    assert (await found(second, KEY, at)).record == copy
+
+
+@as_primary
+@driven
+async def test_a_filled_copy_is_written_to_as_any_other(store: Subject) -> None:
+    at, view = now(), await installed(store)
+    row = written_by(at, Version(3, 4), a="1")
+    await view.fill(KEY, row, lease=(await found(view, KEY, at)).lease)
+    written = await view.update(KEY, a_delta(at, loaded=row, put={"b": "2"}, whole=True))
+    assert written.version == (3, 5)
+    assert written.record == (await found(view, KEY, at)).record
+
+
+@as_primary
+@driven
+async def test_a_tombstone_is_always_written_and_always_stays(store: Subject) -> None:
+    at = now()
+    first, second = await installed(store, ONE), await installed(store, TWO)
+    await first.create(KEY, a_record(at, user_id="ada"))
+    lease = (await found(second, OTHER, at)).lease
+    for name in (KEY, OTHER, THIRD):
+        assert (await second.fill(name, a_tombstone(at))).gone
+    assert (await first.fill(OTHER, written_by(at, Version(9, 9), a="1"), lease=lease)).gone
+    for name in (KEY, OTHER, THIRD):
+        assert (await second.fill(name, written_by(at, Version(9, 9), a="1"))).gone
+        with pytest.raises(SessionExists):
+            await second.create(name, a_record(at))
+        for view in (first, second, store):
+            answer = await found(view, name, at)
+            assert answer.record
+            assert answer.record.gone
+    assert await store.records_of("ada", at=at) == {}
+    assert (await store.stats(at=at)).active == 0
+
+
+# -- the place that a lease is on
+
+
+@as_primary
+@driven
+async def test_a_lease_where_nothing_is_makes_no_record(store: Subject) -> None:
+    at, view = now(), await installed(store)
+    assert (await found(view, KEY, at)).lease
+    for each in (view, store):
+        assert await each.load(KEY, at=at, refresh=60.0) is None
+        assert await each.peek(KEY) is None
+        assert await each.update(KEY, a_delta(at, put={"b": "2"})) is None
+    assert (await found(view, KEY, at)).record is None
+    stats = await store.stats(at=at)
+    assert (stats.active, stats.users) == (0, 0)
+    assert await store.cleanup(at=at) == 0
+    assert await store.peek(KEY) is None
+
+
+@as_primary
+@driven
+async def test_a_lease_where_nothing_is_takes_no_key(store: Subject) -> None:
+    at, view = now(), await installed(store)
+    await found(view, KEY, at)
+    assert await view.create(KEY, record := a_record(at)) == (0, 1)
+    assert (await found(view, KEY, at)).record == record.born(Version(0, 1))
+
+
+@as_primary
+@driven
+async def test_a_session_that_is_ended_where_only_a_lease_is_leaves_a_tombstone(store: Subject) -> None:
+    at, view = now(), await installed(store)
+    lease = (await found(view, KEY, at)).lease
+    assert await view.end([KEY], at=at, until=at + IDLE) == [KEY]
+    assert (await view.fill(KEY, written_by(at, Version(1, 0), a="1"), lease=lease)).gone
+    assert (await view.peek(KEY)).gone
+
+
+# -- what is due
+
+
+@as_primary
+@driven
+async def test_every_write_lists_what_is_due(store: Subject) -> None:
+    at, view = now(), await installed(store)
+    version = await view.create(KEY, a_record(at), due=11)
+    assert await view.unconfirmed(limit=10) == {KEY: 11}
+    await view.update(KEY, a_delta(at, base=version, put={"b": "2"}), due=12)
+    assert await view.unconfirmed(limit=10) == {KEY: 12}
+    await view.replace(KEY, OTHER, a_record(at), at=at, until=at + IDLE, due=13)
+    assert await view.unconfirmed(limit=10) == {KEY: 13, OTHER: 13}
+    assert await view.end([OTHER, THIRD], at=at, until=at + IDLE, due=14) == [OTHER, THIRD]
+    assert await view.unconfirmed(limit=10) == {KEY: 13, OTHER: 14, THIRD: 14}
+
+
+@as_primary
+@driven
+async def test_what_is_not_due_is_not_listed(store: Subject) -> None:
+    at, view = now(), await installed(store)
+    version = await view.create(KEY, a_record(at))
+    await view.update(KEY, a_delta(at, base=version, put={"b": "2"}))
+    await view.replace(KEY, OTHER, a_record(at), at=at, until=at + IDLE)
+    await view.end([OTHER], at=at, until=at + IDLE)
+    await view.end([], at=at, until=at + IDLE, due=5)
+    await view.fill(THIRD, a_tombstone(at))
+    assert await view.unconfirmed(limit=10) == {}
+
+
+@as_primary
+@driven
+async def test_the_end_of_all_sessions_of_a_user_is_due_for_each(store: Subject) -> None:
+    at, view = now(), await installed(store)
+    for name in (KEY, OTHER, THIRD):
+        await view.create(name, a_record(at, user_id="ada"))
+    await view.end([], user_id="ada", keep=OTHER, at=at, until=at + IDLE, due=5)
+    assert await view.unconfirmed(limit=10) == {KEY: 5, THIRD: 5}
+
+
+@as_primary
+@driven
+async def test_what_waits_longest_comes_first_and_no_more_than_asked_for(store: Subject) -> None:
+    at, view = now(), await installed(store)
+    start = int(at * 1000) * 1000  # as large as real ones
+    waiting = {key(f"n{number}"): start + number for number in (5, 1, 4, 2, 3)}
+    for name, due in waiting.items():
+        await view.create(name, a_record(at), due=due)
+    ordered = sorted(waiting.items(), key=lambda item: item[1])
+    assert list((await view.unconfirmed(limit=10)).items()) == ordered
+    assert list((await view.unconfirmed(limit=2)).items()) == ordered[:2]
+
+
+@as_primary
+@driven
+async def test_a_confirmed_copy_is_listed_no_longer(store: Subject) -> None:
+    at, view = now(), await installed(store)
+    start = int(at * 1000) * 1000
+    for number, name in enumerate((KEY, OTHER, THIRD)):
+        await view.create(name, a_record(at), due=start + number)
+    assert await confirmed(view, (KEY, start), (THIRD, start + 2)) == {OTHER: start + 1}
+    assert not store.raw.pending
+    assert await confirmed(view, (KEY, start)) == {OTHER: start + 1}
+
+
+@as_primary
+@driven
+async def test_a_copy_that_became_due_again_stays_listed(store: Subject) -> None:
+    at, view = now(), await installed(store)
+    start = int(at * 1000) * 1000
+    version = await view.create(KEY, a_record(at), due=start)
+    await view.update(KEY, a_delta(at, base=version, put={"b": "2"}), due=start + 1)
+    assert await confirmed(view, (KEY, start)) == {KEY: start + 1}
+    assert await confirmed(view, (KEY, start + 2)) == {KEY: start + 1}
+    assert await confirmed(view, (KEY, start + 1)) == {}
+
+
+@as_primary
+@driven
+async def test_a_copy_may_be_confirmed_through_the_store_or_through_a_view_of_it(store: Subject) -> None:
+    at, view = now(), await installed(store)
+    for name in (KEY, OTHER):
+        await view.create(name, a_record(at), due=7)
+    await store.confirm(KEY, 7)
+    await view.confirm(OTHER, 7)
+    await view.after_response()
+    assert await view.unconfirmed(limit=10) == {}
+
+
+@as_primary
+@driven
+async def test_what_is_due_is_listed_for_every_epoch(store: Subject) -> None:
+    at = now()
+    first, second = await installed(store, ONE), await installed(store, TWO)
+    await first.create(KEY, a_record(at), due=7)
+    assert await second.unconfirmed(limit=10) == {KEY: 7}
+    assert await confirmed(second, (KEY, 7)) == {}
+
+
 # -- as a secondary ----------------------------------------------------------------------------------------------------
 
 
 async def owed_to(store: Subject) -> dict[str, Record]:
-    owed: dict[str, Record] = await store.owed(limit=100)
+    """All that is owed."""
+    news = await store.poll()
+    owed: dict[str, Record] = await store.owed(news.dirty)
+    assert set(owed) == news.dirty
+    assert all(record.dirty for record in owed.values())
     return owed
+
+
+async def pay(store: Subject, key: str, version: Version, *, epoch: str = "") -> None:
+    """Say that the primary holds what is owed at this version."""
+    record = (await owed_to(store)).get(key)
+    await store.paid(key, version, record=record or a_record(now()), epoch=epoch)
 
 
 @as_secondary
@@ -733,9 +1336,13 @@ async def test_owed_records_are_merged_and_owed_until_paid(store: Subject) -> No
     assert set(owed) == {KEY, OTHER}
     assert owed[KEY].values == {"a": "1", "b": "2"}
     assert owed[OTHER].gone
-    await store.paid(KEY, owed[KEY].version)
+    await store.paid(KEY, owed[KEY].version, record=owed[KEY], epoch="")
     assert set(await owed_to(store)) == {OTHER}
     assert (await held(store, KEY, at)).values == {"a": "1", "b": "2"}
+    assert not (await held(store, KEY, at)).dirty
+    await store.paid(OTHER, owed[OTHER].version, record=owed[OTHER], epoch="")
+    assert await owed_to(store) == {}
+    assert (await held(store, OTHER, at)).gone
 
 
 @as_secondary
@@ -745,27 +1352,70 @@ async def test_a_record_that_was_written_meanwhile_stays_owed(store: Subject) ->
     await store.owe({KEY: written_by(at, Version(0, 1), a="1")})
     seen = (await owed_to(store))[KEY].version
     await store.take_over(KEY, a_delta(at, base=seen, put={"b": "2"}))
-    await store.paid(KEY, seen)
-    await store.paid(KEY, seen, remove=True)
+    await pay(store, KEY, seen)
+    await store.forget(KEY, seen)
     assert (await owed_to(store))[KEY].values == {"a": "1", "b": "2"}
 
 
 @as_secondary
 @driven
-async def test_a_paid_record_may_be_removed(store: Subject) -> None:
+async def test_a_paid_record_is_what_the_primary_holds(store: Subject) -> None:
     at = now()
-    await store.owe({KEY: written_by(at, Version(1, 0), a="1")})
-    await store.paid(KEY, Version(1, 0), remove=True)
-    assert await held(store, KEY, at) is None
+    await store.owe({KEY: written_by(at, Version(2, 0), a="row")})
+    copy = replace(written_by(at, Version(2, 5), a="row", b="copy", c=None), user_id="ada")
+    await store.paid(KEY, Version(2, 0), record=copy, epoch="")
+    assert await held(store, KEY, at) == copy
+    assert set(await store.records_of("ada", at=at)) == {KEY}
     assert await owed_to(store) == {}
 
 
 @as_secondary
 @driven
-async def test_no_more_records_are_owed_at_a_time_than_asked_for(store: Subject) -> None:
+async def test_a_record_is_paid_only_under_the_epoch_that_counts(store: Subject) -> None:
     at = now()
-    await store.owe({key(f"n{number}"): a_tombstone(at) for number in range(5)})
-    assert len(await store.owed(limit=3)) == 3
+    await store.owe({KEY: written_by(at, Version(2, 0), a="row")})
+    await pay(store, KEY, Version(2, 0), epoch="one")
+    assert set(await owed_to(store)) == {KEY}
+    await store.set_epoch("one", missing="")
+    await store.set_epoch("two", missing="one")
+    copy = written_by(at, Version(2, 5), a="copy")
+    await store.paid(KEY, Version(2, 0), record=copy, epoch="one")
+    assert (await owed_to(store))[KEY].values == {"a": "row"}
+    await store.paid(KEY, Version(2, 0), record=copy, epoch="two")
+    assert await owed_to(store) == {}
+
+
+@as_secondary
+@driven
+async def test_nothing_is_paid_of_what_is_not_there(store: Subject) -> None:
+    at = now()
+    await store.paid(KEY, Version(1, 0), record=a_record(at), epoch="")
+    assert await held(store, KEY, at) is None
+
+
+@as_secondary
+@driven
+async def test_a_record_that_the_primary_has_may_be_forgotten(store: Subject) -> None:
+    at = now()
+    await store.owe({KEY: written_by(at, Version(1, 0), a="1")})
+    await store.create(OTHER, a_record(at))
+    for name in (KEY, OTHER):
+        await store.forget(name, Version(1, 0))
+        assert await held(store, name, at) is None
+    await store.forget(THIRD, Version(1, 0))
+    assert await owed_to(store) == {}
+
+
+@as_secondary
+@driven
+async def test_only_what_is_asked_for_and_owed_is_returned(store: Subject) -> None:
+    at = now()
+    names = [key(f"n{number}") for number in range(5)]
+    await store.owe({name: a_tombstone(at) for name in names})
+    await store.create(KEY, a_record(at))
+    for asked in ([*names[:2], KEY, OTHER], {*names[:2]}, frozenset(names[:2]), tuple(names[:2])):
+        assert set(await store.owed(asked)) == set(names[:2])
+    assert await store.owed([]) == {}
 
 
 @as_secondary
@@ -806,3 +1456,333 @@ async def test_a_noted_use_neither_goes_back_in_time_nor_revives_a_session(store
     await store.after_response()
     assert (await held(store, KEY, at)).expires_at == record.expires_at
     assert (await held(store, OTHER, at)).gone
+
+
+@as_secondary
+@driven
+async def test_an_end_is_owed_where_that_is_asked_for(store: Subject) -> None:
+    at = now()
+    for name in (KEY, key("clean")):
+        await store.create(name, a_record(at, user_id="ada"))
+    await store.create(OTHER, a_record(at, user_id="bob"))
+    assert await store.end([KEY, THIRD], user_id="bob", at=at, until=at + IDLE, dirty=True) == [KEY, THIRD, OTHER]
+    await store.end([key("clean")], at=at, until=at + IDLE)
+    owed = await owed_to(store)
+    assert set(owed) == {KEY, OTHER, THIRD}
+    assert all(record.gone for record in owed.values())
+    await store.end([KEY], at=at, until=at + IDLE)
+    assert set(await owed_to(store)) == {KEY, OTHER, THIRD}
+
+
+@as_secondary
+@driven
+async def test_the_end_of_what_is_owed_is_owed(store: Subject) -> None:
+    at = now()
+    await store.owe({KEY: written_by(at, Version(1, 3), a="1")})
+    await store.end([KEY], at=at, until=at + IDLE)
+    owed = (await owed_to(store))[KEY]
+    assert (owed.gone, owed.version) == (True, (2, 3))
+
+
+@as_secondary
+@driven
+async def test_of_a_replacement_the_tombstone_is_owed_where_that_is_asked_for(store: Subject) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    await store.replace(KEY, OTHER, a_record(at), at=at, until=at + IDLE, dirty=True)
+    assert set(owed := await owed_to(store)) == {KEY}
+    assert owed[KEY].gone
+    await store.replace(OTHER, THIRD, a_record(at), at=at, until=at + IDLE)
+    assert set(await owed_to(store)) == {KEY}
+
+
+# -- mirror
+
+
+def chain(at: float, length: int) -> list[Record]:
+    """What one primary held after each of so many writes."""
+    copies = [written_by(at, Version(1, 1), a="1")]
+    for number in range(2, length + 1):
+        delta = a_delta(at + number, put={"last": str(number), f"f{number}": "1"})
+        copies.append(copies[-1].written(delta, Version(1, number)))
+    return copies
+
+
+@as_secondary
+@driven
+async def test_a_copy_without_a_row_becomes_the_row(store: Subject) -> None:
+    at = now()
+    copy = replace(written_by(at, Version(0, 3), a="1", b=None), user_id="ada", created_at=at - 5.0)
+    mirrored = await store.mirror(KEY, replace(copy, dirty=True, stale=True, served_by="redis"))
+    assert mirrored == copy
+    assert await held(store, KEY, at) == copy
+    assert (await store.mirror(OTHER, a_tombstone(at))).gone
+    assert (await held(store, OTHER, at)).gone
+    assert KEY not in await owed_to(store)
+    assert set(await store.records_of("ada", at=at)) == {KEY}
+
+
+@as_secondary
+@driven
+async def test_a_row_follows_a_copy_that_knows_all_that_it_knows(store: Subject) -> None:
+    at = now()
+    await store.mirror(KEY, written_by(at, Version(2, 1), a="1", b="1"))
+    newer = replace(written_by(at, Version(2, 4), a="4", b=None, c="4"), updated_at=at + 4.0, last_activity=at + 4.0)
+    mirrored = await store.mirror(KEY, newer)
+    assert (mirrored, mirrored.dirty) == (newer, False)
+    assert await held(store, KEY, at) == newer
+    assert await owed_to(store) == {}
+
+
+@as_secondary
+@driven
+async def test_a_row_follows_a_copy_that_differs_in_nothing_but_its_version(store: Subject) -> None:
+    at = now()
+    await store.mirror(KEY, row := written_by(at, Version(2, 1), a="1"))
+    await store.mirror(KEY, replace(row, version=Version(2, 2)))
+    assert (await held(store, KEY, at)).version == (2, 2)
+    assert await owed_to(store) == {}
+
+
+@as_secondary
+@driven
+async def test_a_late_or_repeated_copy_changes_nothing(store: Subject) -> None:
+    at = now()
+    copies = chain(at, 4)
+    for copy in copies:
+        await store.mirror(KEY, copy)
+    for copy in (*reversed(copies), copies[-1]):
+        assert await store.mirror(KEY, copy) == copies[-1]
+    assert await held(store, KEY, at) == copies[-1]
+    assert await owed_to(store) == {}
+
+
+@as_secondary
+@driven
+async def test_a_late_copy_neither_marks_a_row_nor_clears_its_mark(store: Subject) -> None:
+    at = now()
+    copy = written_by(at, Version(1, 1), a="1")
+    await store.mirror(KEY, written_by(at, Version(1, 2), a="2"))
+    await store.owe({OTHER: written_by(at, Version(1, 2), a="2")})
+    for name in (KEY, OTHER):
+        assert (await store.mirror(name, copy)).version == (1, 2)
+    assert set(await owed_to(store)) == {OTHER}
+
+
+@as_secondary
+@driven
+async def test_a_copy_that_was_used_later_keeps_the_row_alive(store: Subject) -> None:
+    at = now()
+    await store.mirror(KEY, copy := written_by(at, Version(1, 2), a="1"))
+    used = copy.used(at + 900.0)
+    assert (await store.mirror(KEY, used)).expires_at == used.expires_at
+    assert not is_over(await held(store, KEY, at + IDLE + 1.0))
+    assert await owed_to(store) == {}
+
+
+@as_secondary
+@driven
+async def test_where_each_had_something_that_the_other_lacked_the_row_counts_one_more_and_is_owed(
+    store: Subject,
+) -> None:
+    at = now()
+    await store.mirror(KEY, row := written_by(at, Version(2, 1), a="row", c="row"))
+    copy = replace(written_by(at, Version(1, 4), a="copy", b="copy"), last_activity=at + 9.0)
+    mirrored = await store.mirror(KEY, copy)
+    both = merge(row, copy)
+    assert mirrored == replace(both, version=Version(3, 4))
+    assert mirrored.dirty
+    assert await owed_to(store) == {KEY: mirrored}
+    assert mirrored.values == {"a": "row", "b": "copy", "c": "row"}
+
+
+@as_secondary
+@driven
+async def test_two_copies_that_were_made_of_one_row_do_not_follow_one_another(store: Subject) -> None:
+    at = now()
+    await store.mirror(KEY, written_by(at, Version(1, 2), a="1", b="first"))
+    mirrored = await store.mirror(KEY, written_by(at, Version(1, 3), a="1", c="second"))
+    assert (mirrored.version, mirrored.dirty) == ((2, 3), True)
+    assert mirrored.values == {"a": "1", "b": "first", "c": "second"}
+
+
+@as_secondary
+@driven
+async def test_a_row_that_is_owed_does_not_follow_and_stays_owed(store: Subject) -> None:
+    at = now()
+    await store.owe({KEY: written_by(at, Version(2, 1), a="1")})
+    mirrored = await store.mirror(KEY, written_by(at, Version(2, 4), a="4"))
+    assert (mirrored.version, mirrored.dirty, mirrored.values) == ((3, 4), True, {"a": "4"})
+    assert await owed_to(store) == {KEY: mirrored}
+
+
+@as_secondary
+@driven
+async def test_a_tombstone_of_the_primary_ends_the_row_and_is_owed(store: Subject) -> None:
+    at = now()
+    await store.mirror(KEY, written_by(at, Version(1, 1), a="1"))
+    mirrored = await store.mirror(KEY, a_tombstone(at + 1.0, Version(1, 2)))
+    assert (mirrored.gone, mirrored.version, mirrored.dirty) == (True, (2, 2), True)
+    assert await owed_to(store) == {KEY: mirrored}
+    assert await held(store, KEY, at) == mirrored
+
+
+@as_secondary
+@driven
+async def test_no_copy_brings_an_ended_row_back(store: Subject) -> None:
+    at = now()
+    await store.create(KEY, a_record(at, user_id="ada"))
+    await store.end([KEY], at=at, until=at + IDLE)
+    ended = await held(store, KEY, at)
+    for copy in (written_by(at, Version(9, 9), a="1"), a_tombstone(at, Version(9, 9))):
+        assert (await store.mirror(KEY, copy)).gone
+    assert await held(store, KEY, at) == ended
+    assert await store.records_of("ada", at=at) == {}
+    await store.end([OTHER], at=at, until=at + IDLE, dirty=True)
+    await store.mirror(OTHER, written_by(at, Version(9, 9), a="1"))
+    assert set(await owed_to(store)) == {OTHER}
+
+
+@as_secondary
+@driven
+async def test_a_late_copy_does_not_bring_a_deleted_field_back(store: Subject) -> None:
+    at = now()
+    before = written_by(at, Version(0, 1), a="1", b="1")
+    after = replace(written_by(at, Version(0, 2), b=None), fields={**before.fields, "b": Field(Version(0, 2), None)})
+    for copy in (before, after, before):
+        await store.mirror(KEY, copy)
+    row = await held(store, KEY, at)
+    assert row.fields == after.fields
+    assert (row.version, row.values) == ((0, 2), {"a": "1"})
+    assert await owed_to(store) == {}
+
+
+@as_secondary
+@driven
+async def test_copies_that_come_at_once_and_in_any_order_lose_nothing(store: Subject) -> None:
+    at = now()
+    copies = chain(at, 7)
+    mirrored = await store.together([partial(store.mirror, KEY, copy) for copy in (*copies[::2], *copies[::-3])])
+    assert all(isinstance(row, Record) for row in mirrored)
+    await store.mirror(KEY, copies[-1])
+    row = await held(store, KEY, at)
+    assert (row.fields, row.version) == (copies[-1].fields, (1, 7))
+    assert await owed_to(store) == {}, "each copy knows all that an earlier one knows"
+
+
+# -- claim
+
+
+@as_secondary
+@driven
+async def test_a_claim_counts_one_write_and_leaves_the_rest(store: Subject) -> None:
+    at = now()
+    await store.mirror(KEY, row := written_by(at, Version(2, 5), a="1"))
+    assert await store.claim(KEY, Version(2, 5)) == (3, 5)
+    assert await held(store, KEY, at) == replace(row, version=Version(3, 5))
+    assert await owed_to(store) == {}
+
+
+@as_secondary
+@driven
+async def test_only_a_live_row_that_is_clean_and_has_not_moved_is_claimed(store: Subject) -> None:
+    at = now()
+    await store.mirror(KEY, moved := written_by(at, Version(2, 5), a="1"))
+    await store.owe({OTHER: written_by(at, Version(2, 5), a="1")})
+    await store.mirror(THIRD, a_tombstone(at, Version(2, 5)))
+    for name in (OTHER, THIRD, key("unknown")):
+        assert await store.claim(name, Version(2, 5)) is None
+    for version in (Version(1, 5), Version(2, 4), Version(3, 5), Version(2, 6), Version(5, 2)):
+        assert await store.claim(KEY, version) is None
+    assert await held(store, KEY, at) == moved
+    assert (await owed_to(store))[OTHER].version == (2, 5)
+    assert await held(store, key("unknown"), at) is None
+
+
+@as_secondary
+@driven
+async def test_of_many_who_claim_one_row_at_once_one_succeeds(store: Subject) -> None:
+    at = now()
+    await store.mirror(KEY, written_by(at, Version(2, 5), a="1"))
+    claims = await store.together([partial(store.claim, KEY, Version(2, 5))] * 6)
+    assert sorted(claims, key=str) == [(3, 5), *[None] * 5]
+    assert (await held(store, KEY, at)).version == (3, 5)
+
+
+@as_secondary
+@driven
+async def test_a_copy_that_was_made_of_a_claimed_row_is_followed_and_an_earlier_one_is_not(store: Subject) -> None:
+    at = now()
+    await store.mirror(KEY, row := written_by(at, Version(1, 1), a="1"))
+    await store.claim(KEY, Version(1, 1))
+    filled = replace(row, version=Version(2, 1))
+    await store.mirror(KEY, filled.written(a_delta(at, put={"b": "2"}), Version(2, 2)))
+    assert await owed_to(store) == {}
+    late = await store.mirror(KEY, row.written(a_delta(at, put={"c": "3"}), Version(1, 2)))
+    assert (late.version, late.dirty) == ((3, 2), True)
+    assert late.values == {"a": "1", "b": "2", "c": "3"}
+
+
+@as_secondary
+@driven
+async def test_a_copy_from_before_a_claim_is_news_to_the_one_that_was_made_since(store: Subject) -> None:
+    at = now()
+    await store.mirror(KEY, row := written_by(at, Version(1, 1), a="1"))
+    await store.claim(KEY, Version(1, 1))
+    late = await store.mirror(KEY, row.written(a_delta(at, put={"c": "3"}), Version(1, 2)))
+    assert (late.version, late.dirty, late.values) == ((3, 2), True, {"a": "1", "c": "3"})
+    assert set(await owed_to(store)) == {KEY}
+
+
+# -- poll and epoch
+
+
+@as_secondary
+@driven
+async def test_a_poll_of_an_empty_store_says_nothing(store: Subject) -> None:
+    assert await store.poll() == News(epoch="", dirty=frozenset(), complete=True)
+
+
+@as_secondary
+@driven
+async def test_a_poll_tells_the_epoch_and_what_is_dirty(store: Subject) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    await store.owe({OTHER: a_record(at).born(Version(1, 0)), THIRD: a_tombstone(at)})
+    assert await store.poll() == News(epoch="", dirty=frozenset({OTHER, THIRD}), complete=True)
+    await store.set_epoch("one", missing="")
+    assert await store.poll() == News(epoch="one", dirty=frozenset({OTHER, THIRD}), complete=True)
+    await pay(store, OTHER, Version(1, 0), epoch="one")
+    await store.set_epoch("two", missing="one")
+    assert await store.poll() == News(epoch="two", dirty=frozenset({THIRD}), complete=True)
+
+
+@as_secondary
+@driven
+async def test_an_epoch_takes_the_place_of_the_one_that_was_found_missing_and_of_no_other(store: Subject) -> None:
+    turns = [("x", "none"), ("one", ""), ("x", ""), ("x", "none"), ("two", "one"), ("x", "one"), ("x", "")]
+    answers = [await store.set_epoch(epoch, missing=missing) for epoch, missing in turns]
+    assert answers == [False, True, False, False, True, False, False]
+    assert (await store.poll()).epoch == "two"
+
+
+@pytest.mark.parametrize("missing", ["", "old"])
+@as_secondary
+@driven
+async def test_of_many_who_set_an_epoch_at_once_one_succeeds(store: Subject, missing: str) -> None:
+    if missing:
+        await store.set_epoch(missing, missing="")
+    epochs = [f"new{number}" for number in range(6)]
+    answers = await store.together([partial(store.set_epoch, epoch, missing=missing) for epoch in epochs])
+    assert sorted(answers) == [False] * 5 + [True]
+    assert (await store.poll()).epoch == epochs[answers.index(True)]
+
+
+@as_secondary
+@driven
+async def test_neither_cleanup_nor_stats_take_an_epoch_for_a_session(store: Subject) -> None:
+    at = now()
+    await store.set_epoch("one", missing="")
+    assert await store.cleanup(at=at + 1e6) == 0
+    assert (await store.stats(at=at)).active == 0
+    assert (await store.poll()).epoch == "one"

@@ -11,6 +11,7 @@ from vedsess_middleware.concurrency import run_blocking
 from vedsess_middleware.errors import (
     ConfigurationError,
     CorruptRecord,
+    EpochMissing,
     SerializationError,
     SessionError,
     SessionExists,
@@ -27,6 +28,7 @@ __all__ = [
     "Codec",
     "ConfigurationError",
     "CorruptRecord",
+    "EpochMissing",
     "JsonCodec",
     "RequestInfo",
     "SerializationError",

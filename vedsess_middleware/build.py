@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vedsess_middleware.errors import ConfigurationError
-from vedsess_middleware.events import EventHook, log_event
+from vedsess_middleware.events import EventCounts, EventHook, log_event
 from vedsess_middleware.manager import SessionManager
 from vedsess_middleware.settings import Settings, settings_from
 from vedsess_middleware.stores.contract import Store
@@ -63,8 +63,9 @@ def build_manager(settings: Settings, *, is_async: bool, **extensions: Any) -> S
         is_async: for an event loop, or blocking.
         extensions: `codec`, `clock`, `new_id` and `on_event` of the manager.
     """
-    on_event = extensions.get("on_event", log_event)
-    return SessionManager(build_store(settings, is_async=is_async, on_event=on_event), settings, **extensions)
+    on_event = EventCounts(extensions.pop("on_event", log_event))
+    store = build_store(settings, is_async=is_async, on_event=on_event)
+    return SessionManager(store, settings, on_event=on_event, **extensions)
 
 
 def configured_manager(

@@ -6,16 +6,26 @@ which needs no loop and no thread, because over blocking stores such a coroutine
 
 import asyncio
 import os
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, TypeAlias, TypeVar, cast
 from weakref import WeakKeyDictionary
 
-__all__ = ["Maybe", "PerLoop", "run_blocking", "settle"]
+__all__ = ["Maybe", "PerLoop", "Wait", "run_blocking", "settle", "waiting"]
 
 T = TypeVar("T")
 
 Maybe: TypeAlias = T | Awaitable[T]
 """What a store of either colour returns."""
+
+
+Wait: TypeAlias = Callable[[float], Maybe[object]]
+"""Waits for so many seconds."""
+
+
+def waiting(*, is_async: bool | None) -> Wait:
+    """How code of this colour waits."""
+    return asyncio.sleep if is_async else time.sleep
 
 
 async def settle(value: Maybe[T]) -> T:

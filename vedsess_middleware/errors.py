@@ -7,6 +7,7 @@
         ├── CorruptRecord           what is stored under a key is not a session
         ├── SessionExists           an id was about to be used twice
         ├── StoreUnavailable        the store cannot serve now; another one may
+        │   └── EpochMissing        the store answers, and is not the process that we fenced
         └── StoreMisconfigured      the store answered, and refused: a person has to mend it
 
 Nothing that a browser sends raises any of them.
@@ -17,6 +18,7 @@ from typing import Literal
 __all__ = [
     "ConfigurationError",
     "CorruptRecord",
+    "EpochMissing",
     "SerializationError",
     "SessionError",
     "SessionExists",
@@ -25,7 +27,7 @@ __all__ = [
     "StoreUnavailable",
 ]
 
-Reason = Literal["unreachable", "timeout", "loading", "read-only", "full", "busy", "saturated", "open"]
+Reason = Literal["unreachable", "timeout", "loading", "read-only", "full", "busy", "saturated", "open", "restarted"]
 
 
 class SessionError(Exception):
@@ -57,7 +59,8 @@ class StoreUnavailable(StoreError):
 
     Args:
         message: what failed, without ids and secrets.
-        reason: the kind of failure; `saturated` is our own lack of connections, `open` an open circuit breaker.
+        reason: the kind of failure; `saturated` is our own lack of connections, `open` an open circuit breaker,
+            `restarted` an `EpochMissing`.
         attempts: how many tries failed before this was raised.
     """
 
@@ -65,6 +68,15 @@ class StoreUnavailable(StoreError):
         super().__init__(message)
         self.reason: Reason = reason
         self.attempts = attempts
+
+
+class EpochMissing(StoreUnavailable):
+    """Redis answered, and does not know the script of our epoch: the process behind the connection was restarted, or
+    is another one.  What it holds may be old.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("Redis was restarted, or is another one: what it holds may be old", reason="restarted")
 
 
 class StoreMisconfigured(StoreError):

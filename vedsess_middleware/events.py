@@ -5,6 +5,7 @@ raise.  No event holds an id, a cookie, a secret or a session value; `session` i
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import ClassVar
@@ -12,19 +13,24 @@ from typing import ClassVar
 __all__ = [
     "CookieRejected",
     "CopyOwed",
+    "CopyPickedUp",
     "Event",
+    "EventCounts",
     "EventHook",
     "IdChanged",
+    "RecordDrained",
     "RecordRejected",
     "SessionCreated",
     "SessionEnded",
     "SessionUnavailable",
     "StoreDegraded",
     "StoreRecovered",
+    "StoreRefenced",
     "StoreRefused",
     "StoreRestarted",
     "UnknownSession",
     "WriteRefused",
+    "WritesLost",
     "log_event",
 ]
 
@@ -129,10 +135,47 @@ class StoreRefused(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreRestarted(Event):
-    """The process behind the connection does not know our scripts: it is new, or it was restarted."""
+    """The process behind the connection does not know our scripts: it is new, was restarted, or is another one."""
 
     level: ClassVar[int] = logging.INFO
     store: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreRefenced(Event):
+    """This process has agreed with the others on a new epoch, for Redis was restarted and may hold old data.
+
+    What it holds counts again, one by one, when it has been compared with SQL.
+    """
+
+    level: ClassVar[int] = logging.WARNING
+    store: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordDrained(Event):
+    """Redis was told what SQL took while it could not: the record is the same in both stores again."""
+
+    session: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyPickedUp(Event):
+    """SQL got a copy that another process owed it: that process died, or was kept waiting."""
+
+    level: ClassVar[int] = logging.INFO
+    session: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WritesLost(Event):
+    """A browser has seen writes that no store holds any more, nor any process as far as one can tell.
+
+    It is served what there is, and `Session.stale` says so.
+    """
+
+    level: ClassVar[int] = logging.ERROR
+    session: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +193,25 @@ class SessionUnavailable(Event):
 
     level: ClassVar[int] = logging.WARNING
     reason: str
+
+
+class EventCounts:
+    """A hook that counts what it hands on.
+
+    Args:
+        on_event: the hook to hand on to.
+
+    Attributes:
+        counts: how many of each kind there were since this process began, by the name of the class.
+    """
+
+    def __init__(self, on_event: EventHook) -> None:
+        self._on_event = on_event
+        self.counts: Counter[str] = Counter()
+
+    def __call__(self, event: Event) -> None:
+        self.counts[type(event).__name__] += 1
+        self._on_event(event)
 
 
 _logger = logging.getLogger("vedsess_middleware")

@@ -95,7 +95,7 @@ class SessionCheck:
         for store in self._stores:
             record = await self._stored(store)
             if record is not None and not record.gone:
-                raise StepFailed(f"{store.name} still has the session after its logout")
+                raise StepFailed(f"{store.name} still has the session after its logout", self._said())
         return Finding(" and ".join(store.name for store in self._stores))
 
     async def _indexes(self) -> Finding:
@@ -128,7 +128,7 @@ class SessionCheck:
         sql = self._stores[-1]
         record = await self._stored(sql)
         if isinstance(sql, SQLStore) and record is not None and record.gone:
-            await sql.paid(self._key, record.version, remove=True)
+            await sql.forget(self._key, record.version)
 
     def _seen(self, session: Session, value: str) -> Finding:
         if session.get("probe") != value or session.user_id != self._user:

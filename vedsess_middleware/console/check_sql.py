@@ -46,7 +46,7 @@ class SQLCheck:
     async def _write(self) -> Finding:
         key, now = secrets.token_hex(32), time.time()
         version = await self._store.create(key, Record.new(at=now, idle_timeout=_LIFE, deadline_at=now + _LIFE))
-        await self._store.paid(key, version, remove=True)
+        await self._store.forget(key, version)
         return Finding("a row was written and removed")
 
     async def _shared(self) -> Finding:

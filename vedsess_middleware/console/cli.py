@@ -14,6 +14,7 @@ from vedsess_middleware.errors import ConfigurationError, SessionError
 from vedsess_middleware.settings import Settings, mask_url
 from vedsess_middleware.stores.sql import SQLStore
 from vedsess_middleware.stores.sql.ddl import table_statements
+from vedsess_middleware.stores.sql.tables import metadata
 
 __all__ = ["cli"]
 
@@ -125,20 +126,53 @@ def cleanup(ctx: click.Context) -> None:
     ctx.exit(_FAILED if any(report.error for report in found) else 0)
 
 
+@cli.command()
+@click.option("--json", "in_json", is_flag=True, help="For programs.")
+@click.pass_context
+def status(ctx: click.Context, in_json: bool) -> None:
+    """Show whether each store answers, and what it owes the other.  Changes nothing.
+
+    Exits with 1 if a store did not answer.
+    """
+    settings = _settings_without_key()
+    found = run(settings, lambda is_async: reports.status(settings, is_async=is_async))
+    if in_json:
+        facts = ({"store": report.store, **report.facts, "error": report.error or None} for report in found)
+        _print_json({"stores": list(facts)})
+    else:
+        render.print_reports(found)
+    ctx.exit(_FAILED if any(report.error for report in found) else 0)
+
+
+@cli.command()
+@click.option("--seconds", type=click.FloatRange(0), default=30.0, show_default=True, help="Give up after so long.")
+@click.pass_context
+def maintain(ctx: click.Context, seconds: float) -> None:
+    """Bring both stores to agree, and remove what has expired: for idle sites, and for cron.
+
+    A busy site does all but the removing by itself, after its responses.  Exits with 1 if something is left.
+    """
+    settings = _settings_without_key()
+    found = run(settings, lambda is_async: reports.maintain(settings, is_async=is_async, seconds=seconds))
+    render.print_reports(found)
+    ctx.exit(_FAILED if any(report.error for report in found) else 0)
+
+
 @cli.command("sql-init")
 @click.option("--print", "only_print", is_flag=True, help="Print the statements instead, and connect to nothing.")
 def sql_init(only_print: bool) -> None:
-    """Make the session table where it is missing.
+    """Make the tables where they are missing.
 
-    An app makes it on first use if its database user may; otherwise run this as one who may.
+    An app makes them on first use if its database user may; otherwise run this as one who may.
     """
     settings = _settings_without_key()
     url = database_url(settings)
     if only_print:
         click.echo("\n".join(f"{statement};\n" for statement in table_statements(url)).rstrip())
         return
-    run(settings, lambda is_async: _make_table(url, is_async, settings.sql_timeout))
-    click.echo(f"The table vedsess_sessions is in {mask_url(url)}.")
+    run(settings, lambda is_async: _make_tables(url, is_async, settings.sql_timeout))
+    tables = " and ".join(sorted(metadata.tables, reverse=True))
+    click.echo(f"The tables {tables} are in {mask_url(url)}.")
 
 
 @cli.command()
@@ -161,7 +195,7 @@ def _settings_without_key() -> Settings:
     return Settings.from_env(secret_key=keys.new_key())
 
 
-async def _make_table(url: str, is_async: bool, timeout: float) -> None:
+async def _make_tables(url: str, is_async: bool, timeout: float) -> None:
     store = SQLStore.from_url(url, is_async=is_async, timeout=timeout)
     try:
         await store.create_tables()

@@ -51,13 +51,15 @@ def print_steps(steps: Sequence[Step]) -> None:
 def print_reports(reports: Sequence[Report]) -> None:
     """One block for each store."""
     for report in reports:
-        facts: dict[str, Any] = {}
+        facts: dict[str, Any] = dict(report.facts)
         if report.stats is not None:
             facts = {"active sessions": report.stats.active, "users": report.stats.users, **report.stats.details}
         if report.removed is not None:
             facts = {"entries removed": report.removed}
-        rows = [(name, "", str(value), "") for name, value in facts.items()]
-        _print_area(report.store, rows or [("no answer", "failed", report.error, "")])
+        rows: list[tuple[str, Any, str, str]] = [(name, "", str(value), "") for name, value in facts.items()]
+        if report.error:
+            rows.append(("left over" if facts else "no answer", "failed", report.error, ""))
+        _print_area(report.store, rows)
 
 
 def as_json(step: Step) -> dict[str, Any]:

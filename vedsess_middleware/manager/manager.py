@@ -7,7 +7,7 @@ from vedsess_middleware.codec import Codec, JsonCodec
 from vedsess_middleware.concurrency import run_blocking, settle
 from vedsess_middleware.cookies import CookieJar, new_session_id
 from vedsess_middleware.errors import StoreError
-from vedsess_middleware.events import CopyOwed, EventHook, log_event
+from vedsess_middleware.events import CopyOwed, EventCounts, EventHook, log_event
 from vedsess_middleware.manager import opening, users
 from vedsess_middleware.manager.committing import Commit
 from vedsess_middleware.manager.parts import Parts
@@ -45,13 +45,14 @@ class SessionManager:
         on_event: EventHook = log_event,
     ) -> None:
         self.store, self.settings = store, settings
+        self._counts = on_event if isinstance(on_event, EventCounts) else EventCounts(on_event)
         self._parts = Parts(
             store=store,
             settings=settings,
             jar=CookieJar(settings, new_id=new_id),
             codec=codec or JsonCodec(),
             clock=clock,
-            on_event=on_event,
+            on_event=self._counts,
         )
 
     def __repr__(self) -> str:
@@ -161,6 +162,11 @@ class SessionManager:
             await settle(self.store.after_response())
         except StoreError as error:
             self._parts.on_event(CopyOwed(store=self.store.name, reason=str(error)))
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """How many events of each kind this process has seen, by the name of the class; for a metrics page."""
+        return dict(self._counts.counts)
 
     async def stats(self) -> Stats:
         """Count sessions, exactly: this walks all of them.

@@ -44,7 +44,8 @@ async def load(parts: Parts, session: Session) -> None:
 async def _load(parts: Parts, session: Session, ticket: Ticket) -> bool:
     state, key, at = state_of(session), ticket.key, parts.now
     try:
-        record = await settle(parts.store.load(key, at=at, refresh=parts.refresh, token=ticket.token))
+        loading = parts.store.load(key, at=at, refresh=parts.refresh, token=ticket.token, token_at=ticket.issued_at)
+        record = await settle(loading)
         # Merged with what an outage hid, a record may say that it lives beyond its deadline.
         if record is None or record.gone or min(record.expires_at, record.deadline_at) <= at:
             if record is not None and record.gone:

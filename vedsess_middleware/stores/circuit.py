@@ -1,12 +1,12 @@
 """A store behind its circuit breaker: how each of its failures counts, and who hears of it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TypeVar
 
 from vedsess_middleware.breaker import CircuitBreaker
 from vedsess_middleware.concurrency import Maybe, settle
-from vedsess_middleware.errors import StoreError, StoreMisconfigured, StoreUnavailable
+from vedsess_middleware.errors import EpochMissing, Reason, StoreError, StoreMisconfigured, StoreUnavailable
 from vedsess_middleware.events import EventHook, StoreDegraded, StoreRecovered, StoreRefused
 
 __all__ = ["Circuit"]
@@ -14,6 +14,7 @@ __all__ = ["Circuit"]
 T = TypeVar("T")
 
 _REPEAT_AFTER = 60.0
+_SOFT: tuple[Reason, ...] = ("timeout",)
 
 
 class Circuit:
@@ -24,6 +25,7 @@ class Circuit:
         breaker: says when it is.
         on_event: told of each change, and at once of each refusal.
         trial: a request may itself be the probe of an open breaker; otherwise only `probe` is.
+        soft: reasons that open it only when they come again soon.
         clock: monotonic seconds.
     """
 
@@ -34,10 +36,12 @@ class Circuit:
         *,
         on_event: EventHook,
         trial: bool,
+        soft: Collection[Reason] = _SOFT,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.breaker = breaker
         self._name, self._on_event, self._trial, self._clock = name, on_event, trial, clock
+        self._soft = soft
         self._said: dict[str, float] = {}
 
     async def ask(self, call: Callable[[], Maybe[T]]) -> T:
@@ -71,6 +75,10 @@ class Circuit:
         try:
             answer = await settle(call())
             judged = True
+        except EpochMissing:
+            judged = True
+            self._answered()
+            raise
         except StoreUnavailable as error:
             judged = self._count(error)
             raise
@@ -91,7 +99,7 @@ class Circuit:
     def _count(self, error: StoreUnavailable) -> bool:
         if error.reason == "saturated":  # our own lack of connections
             return False
-        if self.breaker.failed(attempts=error.attempts, hard=error.reason != "timeout"):
+        if self.breaker.failed(attempts=error.attempts, hard=error.reason not in self._soft):
             self._on_event(StoreDegraded(store=self._name, reason=error.reason))
         return True
 

@@ -4,14 +4,14 @@ A method returns its result or an awaitable of it; `settle` takes both.  A store
 `StoreUnavailable`, and one that refuses raises `StoreMisconfigured`: neither ever says "no session" instead.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from vedsess_middleware.concurrency import Maybe
 from vedsess_middleware.stores.record import Delta, Record, Version
 
-__all__ = ["Primary", "Secondary", "Stats", "Store", "Written"]
+__all__ = ["Found", "News", "Primary", "Secondary", "Stats", "Store", "Written"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,36 @@ class Written:
     version: Version = Version()
     record: Record | None = None
     gone: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What a primary holds under a key.
+
+    Attributes:
+        record: the copy that is there, or a tombstone; None: nothing.
+        hit: it may be served: it is of the epoch that was asked for, and covers the token.
+        lease: names the right to fill what was missed.
+    """
+
+    record: Record | None = None
+    hit: bool = False
+    lease: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class News:
+    """What one poll of a secondary says.
+
+    Attributes:
+        epoch: the one that copies in the primary have to be of; empty: none was ever set.
+        dirty: keys whose copy in the primary may be older than the record here.
+        complete: these are all of them.
+    """
+
+    epoch: str = ""
+    dirty: frozenset[str] = frozenset()
+    complete: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +91,9 @@ class Store(Protocol):
     def pending(self) -> bool:
         """Whether `after_response` has something to do.  Costs nothing to ask."""
 
-    def load(self, key: str, *, at: float, refresh: float, token: Version = Version()) -> Maybe[Record | None]:
+    def load(
+        self, key: str, *, at: float, refresh: float, token: Version = Version(), token_at: float = 0.0
+    ) -> Maybe[Record | None]:
         """Return the record, a tombstone, or None where there is nothing.
 
         Args:
@@ -70,6 +102,7 @@ class Store(Protocol):
             refresh: the use is recorded, and the time to live extended, if the last recorded use is older than this,
                 in seconds.
             token: newest version that the browser has seen; a record that does not cover it is marked `stale`.
+            token_at: when the browser was given it, in epoch seconds.
         """
 
     def create(self, key: str, record: Record) -> Maybe[Version]:
@@ -95,7 +128,8 @@ class Store(Protocol):
             None where the old one was ended already: then there is no new one either, except with `even_if_gone`.
 
         Raises:
-            SessionExists: the new key is taken.  Nothing is changed.
+            SessionExists: the new key is taken, and not touched.  The old one may have ended all the same: keys are
+                drawn at random, and this store need not be able to change two at once.
         """
 
     def end(
@@ -131,7 +165,87 @@ class Store(Protocol):
 
 
 class Primary(Store, Protocol):
-    """A store that another one takes over from."""
+    """A store that another one takes over from.
+
+    `due`, where a method takes it, lists the key under this number until `confirm` is told the same: its copy in the
+    secondary is owed.  0: it is not.
+    """
+
+    @property
+    def epoch(self) -> str:
+        """What it was told by `under`; empty: any copy counts."""
+
+    def under(self, epoch: str) -> "Primary":
+        """The same store, as long as the process that answers is one that this epoch was installed in.
+
+        Every method that serves or writes a record raises `EpochMissing` otherwise.  What it writes is of this epoch.
+        """
+
+    def identity(self) -> Maybe[str]:
+        """What tells the process that answers from another one where its knowledge of scripts does not; else empty.
+
+        It is made a part of the epoch.
+        """
+
+    def install(self) -> Maybe[None]:
+        """Install the epoch.  An epoch is installed once, by whoever made it: again, and old copies would count."""
+
+    def ping(self) -> Maybe[None]:
+        """Find out whether the epoch is installed."""
+
+    def installed(self) -> Maybe[str]:
+        """Name the epoch that was installed last; empty if nobody knows."""
+
+    def find(
+        self, key: str, *, at: float, refresh: float, token: Version = Version(), denied: bool = False
+    ) -> Maybe[Found]:
+        """Return what is there, and whether it may be served; `denied`: only a tombstone may.
+
+        A miss comes with a lease, which lasts for seconds.
+        """
+
+    def peek(self, key: str) -> Maybe[Record | None]:
+        """Return what is there, of any epoch, also if it has expired.  Changes nothing."""
+
+    def create(self, key: str, record: Record, *, due: int = 0) -> Maybe[Version]: ...
+
+    def update(self, key: str, delta: Delta, *, due: int = 0) -> Maybe[Written | None]: ...
+
+    def replace(
+        self,
+        old_key: str,
+        new_key: str,
+        record: Record,
+        *,
+        at: float,
+        until: float,
+        even_if_gone: bool = False,
+        due: int = 0,
+    ) -> Maybe[Version | None]: ...
+
+    def end(
+        self,
+        keys: Sequence[str],
+        *,
+        user_id: str | None = None,
+        keep: str | None = None,
+        at: float,
+        until: float,
+        due: int = 0,
+    ) -> Maybe[list[str]]: ...
+
+    def fill(self, key: str, record: Record, *, lease: str = "") -> Maybe[Record | None]:
+        """Merge a record into the copy that is there, whose epoch is this one then, and return it.
+
+        Where nothing is, a record is written only with a lease that still counts, a tombstone always.  None: nothing
+        was written.
+        """
+
+    def unconfirmed(self, *, limit: int) -> Maybe[dict[str, int]]:
+        """Return keys that are `due`, with their numbers, those that wait longest first."""
+
+    def confirm(self, key: str, due: int) -> None:
+        """Take a key off that list, at the next `after_response`, unless it was listed again meanwhile."""
 
     def probe(self) -> Maybe[None]:
         """Find out cheaply whether the store serves, writes included.
@@ -145,6 +259,24 @@ class Primary(Store, Protocol):
 class Secondary(Store, Protocol):
     """A store that can take over from another: it remembers which of its records the other may not know yet."""
 
+    def peek(self, key: str) -> Maybe[Record | None]:
+        """Return what is there, also if it has expired.  Changes nothing."""
+
+    def poll(self) -> Maybe[News]:
+        """Return the epoch and the dirty keys, in one statement."""
+
+    def set_epoch(self, epoch: str, *, missing: str) -> Maybe[bool]:
+        """Replace the epoch that was found missing, or "" for the first one.  False: another process was quicker."""
+
+    def mirror(self, key: str, record: Record) -> Maybe[Record]:
+        """Merge what the primary holds into the record here, and return that.
+
+        Where each had something that the other lacked, the result is dirty.
+        """
+
+    def claim(self, key: str, version: Version) -> Maybe[Version | None]:
+        """Give a copy that is about to be made a count of its own: None if the record is not at this version."""
+
     def take_over(self, key: str, delta: Delta) -> Maybe[Written | None]:
         """Write a delta that the primary could not take, and mark the record dirty.
 
@@ -152,14 +284,45 @@ class Secondary(Store, Protocol):
         was written, for nobody knows this session.
         """
 
+    def end(
+        self,
+        keys: Sequence[str],
+        *,
+        user_id: str | None = None,
+        keep: str | None = None,
+        at: float,
+        until: float,
+        dirty: bool = False,
+    ) -> Maybe[list[str]]: ...
+
+    def replace(
+        self,
+        old_key: str,
+        new_key: str,
+        record: Record,
+        *,
+        at: float,
+        until: float,
+        even_if_gone: bool = False,
+        dirty: bool = False,
+    ) -> Maybe[Version | None]:
+        """As any store; `dirty` marks the tombstone."""
+
     def owe(self, records: Mapping[str, Record]) -> Maybe[None]:
         """Merge these records, and mark them dirty: the primary may hold something older."""
 
-    def owed(self, *, limit: int) -> Maybe[dict[str, Record]]:
-        """Return dirty records by key, tombstones too."""
+    def owed(self, keys: Collection[str]) -> Maybe[dict[str, Record]]:
+        """Return those of these records that are dirty, tombstones too."""
 
-    def paid(self, key: str, version: Version, *, remove: bool = False) -> Maybe[None]:
-        """Clear the mark if the record is still at this version; or remove the record."""
+    def paid(self, key: str, version: Version, *, record: Record, epoch: str) -> Maybe[None]:
+        """Store what the primary holds now and clear the mark, if the record is still at this version, and the epoch
+        still this one (empty: whichever)."""
+
+    def buried(self, keys: Collection[str], *, epoch: str) -> Maybe[None]:
+        """Clear the mark of these tombstones, which the primary has too, if the epoch is still this one."""
+
+    def forget(self, key: str, version: Version) -> Maybe[None]:
+        """Remove a record, if it is still at this version: the primary has it."""
 
     def note_use(self, key: str, record: Record) -> None:
         """Remember that a session was used, for the next `after_response`."""

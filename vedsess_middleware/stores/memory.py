@@ -1,20 +1,22 @@
 """The contract's reference: records in a dict of this process.  For tests and trials; nothing outlives the process."""
 
+import secrets
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import reduce
 from typing import Literal
 
-from vedsess_middleware.errors import SessionExists
-from vedsess_middleware.stores.contract import Stats, Written
-from vedsess_middleware.stores.record import Delta, Record, Version, merge
+from vedsess_middleware.errors import EpochMissing, SessionExists
+from vedsess_middleware.stores.contract import Found, News, Stats, Written
+from vedsess_middleware.stores.record import Delta, Record, Version, follow, merge
 
 __all__ = ["MemoryStore"]
 
 
 class MemoryStore:
-    """Keeps the whole contract, also that of a secondary, without I/O.
+    """Keeps the whole contract, also that of a primary and of a secondary, without I/O.
 
     Args:
         counts: which number of a version this store counts: `r` as a primary, `s` as a secondary.
@@ -28,11 +30,21 @@ class MemoryStore:
         self._counts = counts
         self._records: dict[str, Record] = {}
         self._lock = threading.Lock()
+        self.epoch = ""
+        self._epochs: dict[str, str] = {}
+        self._installed: list[str] = []
+        self._leases: dict[str, str] = {}
+        self._owing: dict[str, int] = {}
+        self._news: list[str] = []
 
     def __repr__(self) -> str:
         return f"<MemoryStore {len(self._records)} records>"
 
-    def load(self, key: str, *, at: float, refresh: float, token: Version = Version()) -> Record | None:
+    # -- the contract ----------------------------------------------------------------------------------------------
+
+    def load(
+        self, key: str, *, at: float, refresh: float, token: Version = Version(), token_at: float = 0.0
+    ) -> Record | None:
         with self._lock:
             record = self._records.get(key)
             if record is None or record.expires_at <= at:
@@ -41,17 +53,22 @@ class MemoryStore:
                 self._records[key] = record = record.used(at)
         return replace(record, served_by=self.name, stale=not record.gone and not record.version.covers(token))
 
-    def create(self, key: str, record: Record) -> Version:
+    def create(self, key: str, record: Record, *, due: int = 0) -> Version:
         with self._lock:
+            self._answer()
             if key in self._records:
                 raise SessionExists("a record exists under this key")
+            self._list(due, key)
             self._records[key] = record = record.born(self._next(Version()))
+            self._epochs[key] = self.epoch
             return record.version
 
-    def update(self, key: str, delta: Delta) -> Written | None:
+    def update(self, key: str, delta: Delta, *, due: int = 0) -> Written | None:
         with self._lock:
+            self._answer()
+            self._list(due, key)
             record = self._live(key, delta.at)
-            if record is None:
+            if record is None or not (record.gone or self._is_current(key)):
                 return None
             if record.gone:
                 return Written(gone=True, version=record.version)
@@ -60,33 +77,54 @@ class MemoryStore:
             return self._write(key, record, delta)
 
     def replace(
-        self, old_key: str, new_key: str, record: Record, *, at: float, until: float, even_if_gone: bool = False
+        self,
+        old_key: str,
+        new_key: str,
+        record: Record,
+        *,
+        at: float,
+        until: float,
+        even_if_gone: bool = False,
+        due: int = 0,
+        dirty: bool = False,
     ) -> Version | None:
+        self._answer()
         old = self._records.get(old_key)
         if old is not None and old.gone and not even_if_gone:
             return None
-        version = self.create(new_key, record)
-        self.end([old_key], at=at, until=until)
+        version = self.create(new_key, record, due=due)
+        self.end([old_key], at=at, until=until, due=due, dirty=dirty)
         return version
 
     def end(
-        self, keys: Sequence[str], *, user_id: str | None = None, keep: str | None = None, at: float, until: float
+        self,
+        keys: Sequence[str],
+        *,
+        user_id: str | None = None,
+        keep: str | None = None,
+        at: float,
+        until: float,
+        due: int = 0,
+        dirty: bool = False,
     ) -> list[str]:
         with self._lock:
+            self._answer()
             ended = list(keys) + [key for key in self._of(user_id, at) if key != keep and key not in keys]
             for key in ended:
                 old = self._records.get(key)
                 if old is None or not old.gone:
                     version = self._next(old.version if old else Version())
                     kept_until = max(until, old.expires_at) if old else until
-                    self._records[key] = Record.tombstone(version=version, at=at, until=kept_until)
+                    tombstone = Record.tombstone(version=version, at=at, until=kept_until)
+                    self._records[key] = replace(tombstone, dirty=dirty or (old is not None and old.dirty))
+            self._list(due, *ended)
             return ended
 
     def merge(self, key: str, record: Record) -> Record:
         with self._lock:
             old = self._records.get(key)
             merged = replace(record if old is None else merge(old, record), dirty=old is not None and old.dirty)
-            self._records[key] = merged
+            self._records[key], self._epochs[key] = merged, self.epoch
             return merged
 
     def records_of(self, user_id: str, *, at: float) -> dict[str, Record]:
@@ -112,8 +150,97 @@ class MemoryStore:
     def close(self) -> None:
         return None
 
+    # -- as a primary ----------------------------------------------------------------------------------------------
+
+    def under(self, epoch: str) -> "MemoryStore":
+        view = copy(self)
+        view.epoch = epoch
+        return view
+
+    def identity(self) -> str:
+        return ""
+
+    def install(self) -> None:
+        self._installed.append(self.epoch)
+
+    def ping(self) -> None:
+        self._answer()
+
+    def installed(self) -> str:
+        return self._installed[-1] if self._installed else ""
+
+    def find(self, key: str, *, at: float, refresh: float, token: Version = Version(), denied: bool = False) -> Found:
+        self._answer()
+        record = self.load(key, at=at, refresh=refresh, token=token)
+        if record is not None and (record.gone or (not denied and not record.stale and self._is_current(key))):
+            return Found(record=record, hit=not record.gone)
+        with self._lock:
+            lease = self._leases[key] = secrets.token_hex(4)
+        return Found(record=record, lease=lease)
+
+    def peek(self, key: str) -> Record | None:
+        self._answer()
+        return self._records.get(key)
+
+    def fill(self, key: str, record: Record, *, lease: str = "") -> Record | None:
+        self._answer()
+        with self._lock:
+            held = self._leases.pop(key, "")
+            entitled = held and held == lease
+            if key not in self._records and not record.gone and not entitled:
+                return None
+        return self.merge(key, record)
+
+    def unconfirmed(self, *, limit: int) -> dict[str, int]:
+        self._answer()
+        return dict(sorted(self._owing.items(), key=lambda item: item[1])[:limit])
+
+    def confirm(self, key: str, due: int) -> None:
+        with self._lock:
+            if self._owing.get(key) == due:
+                del self._owing[key]
+
     def probe(self) -> None:
         return None
+
+    # -- as a secondary --------------------------------------------------------------------------------------------
+
+    def poll(self) -> News:
+        with self._lock:
+            dirty = frozenset(key for key, record in self._records.items() if record.dirty)
+            return News(epoch=self._news[-1] if self._news else "", dirty=dirty)
+
+    def set_epoch(self, epoch: str, *, missing: str) -> bool:
+        with self._lock:
+            if (self._news[-1] if self._news else "") != missing:
+                return False
+            self._news.append(epoch)
+            return True
+
+    def mirror(self, key: str, record: Record) -> Record:
+        with self._lock:
+            row = self._records.get(key)
+            if row is None:
+                self._records[key] = replace(record, dirty=False)
+                return record
+            if row.gone:
+                return row
+            both = replace(follow(row, record), dirty=row.dirty)
+            if row.contains(record):
+                both = replace(both, fields=row.fields)
+            elif both.gone or both.fields != record.fields or row.version.s != record.version.s or row.dirty:
+                both = replace(both, version=both.version._replace(s=both.version.s + 1), dirty=True)
+            self._records[key] = both
+            return both
+
+    def claim(self, key: str, version: Version) -> Version | None:
+        with self._lock:
+            row = self._records.get(key)
+            if row is None or row.version != version or row.gone or row.dirty:
+                return None
+            claimed = version._replace(s=version.s + 1)
+            self._records[key] = replace(row, version=claimed)
+            return claimed
 
     def take_over(self, key: str, delta: Delta) -> Written | None:
         with self._lock:
@@ -133,26 +260,47 @@ class MemoryStore:
             with self._lock:
                 self._records[key] = replace(merged, dirty=True)
 
-    def owed(self, *, limit: int) -> dict[str, Record]:
+    def owed(self, keys: Collection[str]) -> dict[str, Record]:
         with self._lock:
-            dirty = {key: record for key, record in self._records.items() if record.dirty}
-            return dict(list(dirty.items())[:limit])
+            return {key: record for key, record in self._records.items() if record.dirty and key in keys}
 
-    def paid(self, key: str, version: Version, *, remove: bool = False) -> None:
+    def paid(self, key: str, version: Version, *, record: Record, epoch: str) -> None:
         with self._lock:
-            record = self._records.get(key)
-            if record is None or record.version != version:
-                return
-            if remove:
-                del self._records[key]
-            else:
+            row = self._records.get(key)
+            if row is not None and row.version == version and (not epoch or self._news[-1:] == [epoch]):
                 self._records[key] = replace(record, dirty=False)
+
+    def buried(self, keys: Collection[str], *, epoch: str) -> None:
+        with self._lock:
+            for key in keys:
+                row = self._records.get(key)
+                if row is not None and row.gone and self._news[-1:] == [epoch]:
+                    self._records[key] = replace(row, dirty=False)
+
+    def forget(self, key: str, version: Version) -> None:
+        with self._lock:
+            row = self._records.get(key)
+            if row is not None and row.version == version:
+                del self._records[key]
 
     def note_use(self, key: str, record: Record) -> None:
         with self._lock:
             old = self._records.get(key)
             if old is not None and not old.gone:
                 self._records[key] = old.used(record.last_activity)
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _answer(self) -> None:
+        if self.epoch and self.epoch not in self._installed:
+            raise EpochMissing
+
+    def _is_current(self, key: str) -> bool:
+        return not self.epoch or self._epochs.get(key) == self.epoch
+
+    def _list(self, due: int, *keys: str) -> None:
+        if due:
+            self._owing.update(dict.fromkeys(keys, due))
 
     def _live(self, key: str, at: float) -> Record | None:
         record = self._records.get(key)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Self
 
-__all__ = ["KEPT_DELETIONS", "Delta", "Field", "Record", "Version", "merge"]
+__all__ = ["KEPT_DELETIONS", "Delta", "Field", "Record", "Version", "follow", "merge"]
 
 KEPT_DELETIONS = 32
 """Deleted field names that a record remembers, so that an older copy cannot bring them back; the oldest go first."""
@@ -141,6 +141,14 @@ class Record:
         kind = "tombstone" if self.gone else f"{len(self.fields)} fields"
         return f"<Record {self.version} {kind}>"
 
+    def contains(self, other: "Record") -> bool:
+        """Whether merging `other` into this one would add nothing: neither fields, nor knowledge of writes."""
+        if self.gone:
+            return True
+        if other.gone or not self.version.covers(other.version):
+            return False
+        return _merge_fields(self.fields, other.fields) == self.fields
+
     @property
     def values(self) -> dict[str, str]:
         """The encoded values that are there, by name."""
@@ -200,6 +208,15 @@ class Delta:
 
     def __repr__(self) -> str:
         return f"<Delta {len(self.put)} put, {len(self.drop)} dropped>"
+
+
+def follow(row: Record, copy: Record) -> Record:
+    """Merge, except that deletions which a copy has forgotten stay forgotten, where it covers the row: it knew them."""
+    both = merge(row, copy)
+    if both.gone or not copy.version.covers(row.version):
+        return both
+    kept = {name: item for name, item in both.fields.items() if item.value is not None or name in copy.fields}
+    return replace(both, fields=kept)
 
 
 def merge(x: Record, y: Record) -> Record:

@@ -10,9 +10,10 @@ from datetime import UTC, datetime
 from vedsess_middleware.errors import CorruptRecord
 from vedsess_middleware.stores.record import Delta, Field, Record, Version
 
-__all__ = ["from_hash", "milliseconds", "to_arguments", "to_hash"]
+__all__ = ["from_hash", "iso", "milliseconds", "to_arguments", "to_hash"]
 
 VALUE = "d:"
+LEASE = b"lease"
 
 
 def milliseconds(seconds: float) -> int:
@@ -53,12 +54,12 @@ def to_arguments(delta: Delta) -> list[str]:
 
 
 def from_hash(key: str, raw: Mapping[bytes, bytes]) -> Record | None:
-    """Read a hash; an empty one is no record.
+    """Read a hash; an empty one, or the stub that a lease is on, is no record.
 
     Raises:
         CorruptRecord: it is not a session of ours.
     """
-    if not raw:
+    if not raw or raw.keys() == {LEASE}:
         return None
     try:
         texts = {name.decode(): value.decode() for name, value in raw.items()}

@@ -3,19 +3,47 @@
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from copy import copy
+from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any, Self
 
 from vedsess_middleware.errors import CorruptRecord, SessionExists
 from vedsess_middleware.events import EventHook, StoreRestarted, log_event
-from vedsess_middleware.stores.contract import Stats, Written
+from vedsess_middleware.stores.contract import Found, Stats, Written
 from vedsess_middleware.stores.record import Delta, Record, Version
 from vedsess_middleware.stores.redis.census import Census
 from vedsess_middleware.stores.redis.hashes import from_hash, milliseconds, to_arguments, to_hash
 from vedsess_middleware.stores.redis.wire import Argument, Client, Command, Wire, redis_client, session_script
 
 __all__ = ["RedisStore"]
+
+_ANYWAY = "*"
+"""Instead of a lease: a store that is alone has nobody who could know better."""
+
+
+@dataclass(slots=True)
+class _Later:
+    """What is to change after a response: entries of indexes, and of the list of owed copies.
+
+    Attributes:
+        used: uses, with user and end, by key.
+        ended: users of sessions that have ended, by key.
+        confirmed: copies that have arrived, with their number, by key.
+    """
+
+    used: dict[str, tuple[str | None, float]] = field(default_factory=dict)
+    ended: dict[str, str] = field(default_factory=dict)
+    confirmed: dict[str, int] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.used or self.ended or self.confirmed)
+
+    def take(self) -> "_Later":
+        """All of it; it is empty afterwards."""
+        taken = _Later(self.used, self.ended, self.confirmed)
+        self.used, self.ended, self.confirmed = {}, {}, {}
+        return taken
 
 
 class RedisStore:
@@ -53,10 +81,9 @@ class RedisStore:
         self._all, self._probe_key = f"{prefix}session_index:all", f"{prefix}probe"
         self._longest, self._on_event = ceil(longest_life) + 1, on_event
         self._census = Census(self._wire, session=self._session, user=self._user, everyone=self._all)
-        # Entries of indexes that are to change after a response: uses with their user and end, and ended sessions.
-        self._used: dict[str, tuple[str | None, float]] = {}
-        self._ended: dict[str, str] = {}
-        self._script = session_script()
+        self._owing, self._epoch_key = f"{prefix}to_mirror", f"{prefix}epoch"
+        self._later = _Later()
+        self.epoch, self._script = "", session_script()
 
     @classmethod
     def from_url(
@@ -89,27 +116,82 @@ class RedisStore:
 
     @property
     def pending(self) -> bool:
-        return bool(self._used or self._ended)
+        return bool(self._later)
 
-    async def load(self, key: str, *, at: float, refresh: float, token: Version = Version()) -> Record | None:
-        touched, raw = await self._wire.execute(*self._call("load", key, milliseconds(at), milliseconds(refresh)))
-        record = from_hash(key, _pairs(raw))
-        if record is None or record.gone:
-            return record
-        if record.expires_at <= at:
-            return None
-        if touched:
-            self._used[key] = record.user_id, record.expires_at
-        return replace(record, served_by=self.name, stale=not record.version.covers(token))
+    # -- as a primary ----------------------------------------------------------------------------------------------
 
-    async def create(self, key: str, record: Record) -> Version:
-        version, _ = await self._create(key, record.born(Version(0, 1)), [])
+    def under(self, epoch: str) -> "RedisStore":
+        view = copy(self)
+        view.epoch, view._script, view._wire = epoch, session_script(epoch), self._wire.as_strict()
+        return view
+
+    async def identity(self) -> str:
+        return await self._census.processes()
+
+    async def install(self) -> None:
+        await self.installed()  # a connection that an earlier process left dead is found out by what may be repeated
+        await self._wire.install(self._script, "ping")
+        await self._wire.execute(*self._renewing())
+
+    async def ping(self) -> None:
+        if self.epoch:
+            await self._wire.ping(self._script, "ping")
+
+    async def installed(self) -> str:
+        epoch = await self._wire.execute("GET", self._epoch_key)
+        return epoch.decode() if epoch else ""
+
+    async def find(
+        self, key: str, *, at: float, refresh: float, token: Version = Version(), denied: bool = False
+    ) -> Found:
+        return await self._find(key, secrets.token_hex(4), at, refresh, token, denied)
+
+    async def peek(self, key: str) -> Record | None:
+        return from_hash(key, _pairs(await self._wire.execute("HGETALL", self._session + key)))
+
+    async def fill(self, key: str, record: Record, *, lease: str = "") -> Record | None:
+        ttl = milliseconds(record.expires_at - (record.updated_at if record.gone else record.last_activity))
+        fields = {"version": str(record.version)} if record.gone else to_hash(key, record)
+        about = milliseconds(record.updated_at), max(1, ttl), int(record.gone), lease
+        merging = self._call("merge", key, *about, *(text for pair in fields.items() for text in pair))
+        raw, *_ = await self._wire.batch([merging, *([] if record.gone else self._indexed(key, record))])
+        return from_hash(key, _pairs(raw))
+
+    async def unconfirmed(self, *, limit: int) -> dict[str, int]:
+        # Said again while it is at hand: it has to outlive whoever installed it.
+        listing = ("ZRANGE", self._owing, 0, limit - 1, "WITHSCORES")
+        _, listed = await self._wire.batch([self._renewing(), listing])
+        return {member.decode(): int(float(score)) for member, score in _scored(listed)}
+
+    def confirm(self, key: str, due: int) -> None:
+        self._later.confirmed[key] = due
+
+    async def probe(self) -> None:
+        await self._probe.once(lambda client: client.set(self._probe_key, 1, px=1000))
+
+    # -- the contract ----------------------------------------------------------------------------------------------
+
+    async def load(
+        self, key: str, *, at: float, refresh: float, token: Version = Version(), token_at: float = 0.0
+    ) -> Record | None:
+        return (await self._find(key, "", at, refresh, token)).record
+
+    async def create(self, key: str, record: Record, *, due: int = 0) -> Version:
+        version, _ = await self._create(key, record.born(Version(0, 1)), self._due(due, key))
         return version
 
     async def replace(
-        self, old_key: str, new_key: str, record: Record, *, at: float, until: float, even_if_gone: bool = False
+        self,
+        old_key: str,
+        new_key: str,
+        record: Record,
+        *,
+        at: float,
+        until: float,
+        even_if_gone: bool = False,
+        due: int = 0,
     ) -> Version | None:
-        ending = self._ending(old_key, at, until)
+        ending = [*self._ending(old_key, at, until), *self._due(due, old_key, new_key)]
         version, replies = await self._create(new_key, record.born(Version(0, 1)), ending)
         first, user = replies[0]
         self._unlist(old_key, user)
@@ -118,40 +200,48 @@ class RedisStore:
         await self.end([new_key], at=at, until=until)
         return None
 
-    async def update(self, key: str, delta: Delta) -> Written | None:
+    async def update(self, key: str, delta: Delta, *, due: int = 0) -> Written | None:
         known = str(delta.loaded.version) if delta.loaded else ""
         times = milliseconds(delta.at), milliseconds(delta.refresh)
         about = str(delta.base), known, delta.commit_id, int(delta.whole)
-        outcome, *facts = await self._wire.execute(*self._call("update", key, *times, *about, *to_arguments(delta)))
+        updating = self._call("update", key, *times, *about, *to_arguments(delta))
+        if due:
+            (outcome, *facts), *_ = await self._wire.batch([updating, *self._due(due, key)])
+        else:
+            outcome, *facts = await self._wire.execute(*updating)
         if outcome == b"gone":
             return Written(gone=True)
         if outcome != b"ok":
             return None
         expires, version, user, *rest = facts
         if expires:
-            self._used[key] = user.decode() or None, expires / 1000
+            self._later.used[key] = user.decode() or None, expires / 1000
         return self._written(key, delta, Version.parse(version.decode()), rest)
 
     async def end(
-        self, keys: Sequence[str], *, user_id: str | None = None, keep: str | None = None, at: float, until: float
+        self,
+        keys: Sequence[str],
+        *,
+        user_id: str | None = None,
+        keep: str | None = None,
+        at: float,
+        until: float,
+        due: int = 0,
     ) -> list[str]:
         ended = list(keys)
         if user_id is not None:
             ended += [key for key in await self._keys_of(user_id) if key != keep and key not in ended]
         endings = [self._ending(key, at, until) for key in ended]
-        replies = await self._wire.batch([command for ending in endings for command in ending])
-        for key, (_, user) in zip(ended, replies[::2], strict=True):
+        listing = self._due(due, *ended)
+        replies = await self._wire.batch([*(command for ending in endings for command in ending), *listing])
+        replies = replies[: 2 * len(ended) : 2]
+        for key, (_, user) in zip(ended, replies, strict=True):
             self._unlist(key, user)
         # The index may still name sessions that ended before.
-        return [key for key, (first, _) in zip(ended, replies[::2], strict=True) if first or key in keys]
+        return [key for key, (first, _) in zip(ended, replies, strict=True) if first or key in keys]
 
     async def merge(self, key: str, record: Record) -> Record:
-        ttl = milliseconds(record.expires_at - (record.updated_at if record.gone else record.last_activity))
-        fields = {"version": str(record.version)} if record.gone else to_hash(key, record)
-        arguments = [text for pair in fields.items() for text in pair]
-        merging = self._call("merge", key, milliseconds(record.updated_at), max(1, ttl), int(record.gone), *arguments)
-        raw, *_ = await self._wire.batch([merging, *([] if record.gone else self._indexed(key, record))])
-        return from_hash(key, _pairs(raw)) or record
+        return await self.fill(key, record, lease=_ANYWAY) or record
 
     async def records_of(self, user_id: str, *, at: float) -> dict[str, Record]:
         keys = await self._keys_of(user_id)
@@ -160,20 +250,22 @@ class RedisStore:
         return {key: record for key, record in found.items() if record and not record.gone and record.expires_at > at}
 
     async def stats(self, *, at: float) -> Stats:
-        active, users = await self._census.count()
+        active, users = await self._census.count(at=at)
         return Stats(store=self.name, active=active, users=users, details=await self._census.server())
 
     async def cleanup(self, *, at: float) -> int:
-        return await self._census.trim()
+        return await self._census.trim(at=at)
 
     async def after_response(self) -> None:
-        used, self._used = self._used, {}
-        ended, self._ended = self._ended, {}
-        listing = [command for key, (user, end) in list(used.items()) for command in self._index(key, user, end)]
-        await self._wire.batch([*listing, *(("ZREM", self._user + user, key) for key, user in list(ended.items()))])
-
-    async def probe(self) -> None:
-        await self._probe.once(lambda client: client.set(self._probe_key, 1, px=1000))
+        later = self._later.take()
+        used, ended = list(later.used.items()), list(later.ended.items())  # another thread may be about to add one
+        listing = [command for key, (user, end) in used for command in self._index(key, user, end)]
+        unlisting = [("ZREM", self._user + user, key) for key, user in ended]
+        commands = [*listing, *unlisting]
+        if later.confirmed:
+            pairs = [argument for pair in list(later.confirmed.items()) for argument in pair]
+            commands.append((self._script, self._owing, *pairs, "confirm"))
+        await self._wire.batch(commands)
 
     async def close(self) -> None:
         await self._probe.close()
@@ -181,6 +273,25 @@ class RedisStore:
 
     def _report_restart(self) -> None:
         self._on_event(StoreRestarted(store=self.name))
+
+    async def _find(
+        self, key: str, lease: str, at: float, refresh: float, token: Version, denied: bool = False
+    ) -> Found:
+        times = milliseconds(at), milliseconds(refresh)
+        asking = self._call("load", key, *times, str(token), int(denied), lease)
+        outcome, touched, raw = await self._wire.execute(*asking)
+        record = from_hash(key, _pairs(raw))
+        if record is not None and record.gone:
+            return Found(record=record)
+        if record is None:
+            return Found(lease=lease)
+        if record.expires_at <= at:
+            return Found(lease=lease)
+        if touched:
+            self._later.used[key] = record.user_id, record.expires_at
+        record = replace(record, served_by=self.name, stale=not record.version.covers(token))
+        hit = outcome == b"hit"
+        return Found(record=record, hit=hit, lease="" if hit else lease)
 
     async def _create(self, key: str, record: Record, also: list[Command]) -> tuple[Version, list[Any]]:
         fields = [text for pair in to_hash(key, record).items() for text in pair]
@@ -202,6 +313,15 @@ class RedisStore:
     def _call(self, name: str, key: str, *arguments: Argument) -> Command:
         return (self._script, self._session + key, *arguments, name)
 
+    def _renewing(self) -> Command:
+        return (self._script, self._epoch_key, self._longest, "renew")
+
+    def _due(self, due: int, *keys: str) -> list[Command]:
+        if not due or not keys:
+            return []
+        listing = ("ZADD", self._owing, *(argument for key in keys for argument in (due, key)))
+        return [listing, ("EXPIRE", self._owing, self._longest)]
+
     def _index(self, key: str, user_id: str | None, expires_at: float) -> list[Command]:
         names = [self._all] if user_id is None else [self._all, self._user + user_id]
         adding: list[Command] = [("ZADD", name, "GT", expires_at, key) for name in names]
@@ -218,9 +338,9 @@ class RedisStore:
 
     def _unlist(self, key: str, user: bytes) -> None:
         """Take a session that has ended from its user's index, after the response."""
-        self._used.pop(key, None)
+        self._later.used.pop(key, None)
         if user:
-            self._ended[key] = user.decode()
+            self._later.ended[key] = user.decode()
 
     async def _keys_of(self, user_id: str) -> list[str]:
         return [member.decode() for member in await self._wire.execute("ZRANGE", self._user + user_id, 0, -1)]
@@ -228,6 +348,11 @@ class RedisStore:
 
 def _pairs(raw: Any) -> Mapping[bytes, bytes]:
     return raw if isinstance(raw, Mapping) else dict(zip(raw[::2], raw[1::2], strict=True))
+
+
+def _scored(raw: Any) -> list[tuple[bytes, Any]]:
+    """Members with scores, as RESP2 or a client that pairs them gives them."""
+    return raw if raw and not isinstance(raw[0], bytes) else list(zip(raw[::2], raw[1::2], strict=True))
 
 
 def _readable(key: str, raw: Any) -> Record | None:

@@ -3,7 +3,8 @@
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from copy import copy
+from functools import lru_cache, partial
 from importlib import resources
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -13,7 +14,7 @@ from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 from redis.retry import Retry
 
 from vedsess_middleware.concurrency import Maybe, PerLoop, settle
-from vedsess_middleware.errors import StoreUnavailable
+from vedsess_middleware.errors import EpochMissing, StoreUnavailable
 from vedsess_middleware.stores.redis.errors import translate
 
 __all__ = ["Argument", "Client", "Command", "Script", "Wire", "redis_client", "session_script"]
@@ -25,7 +26,7 @@ Client = Any
 
 Argument = str | int | float
 
-_COMMANDS = ("load", "create", "update", "finish", "merge")
+_COMMANDS = ("ping", "renew", "load", "create", "update", "finish", "merge", "confirm")
 
 Command = tuple[Any, ...]
 """What `execute_command` takes; a `Script` in the first place stands for calling it."""
@@ -38,14 +39,22 @@ class Script(NamedTuple):
     sha: str
 
 
-def session_script() -> Script:
+@lru_cache(maxsize=8)
+def session_script(epoch: str = "") -> Script:
     """The one script, made of the files in `lua/`, each a function of it.
 
-    One, so that a Redis which does not know it is noticed, and taught, once.
+    One, so that a Redis which does not know it is noticed, and taught, once.  The epoch is a part of its text, and so
+    of its name; after a full stop it names the processes that may run it.
     """
     folder = resources.files(__package__) / "lua"
     bodies = [f"function commands.{name}(ARGV)\n{(folder / f'{name}.lua').read_text()}end\n" for name in _COMMANDS]
-    parts = [(folder / "common.lua").read_text(), "local commands = {}\n", *bodies]
+    _, _, processes = epoch.partition(".")
+    parts = [
+        f"local epoch, processes = '{epoch}', '{processes}'\n",
+        (folder / "common.lua").read_text(),
+        "local commands = {}\n",
+        *bodies,
+    ]
     text = "".join(parts) + "local name = table.remove(ARGV)\nreturn commands[name](ARGV)\n"
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
@@ -87,6 +96,7 @@ class Wire:
         timeout: seconds of one try.  A second one follows at once if both fit into twice this time.
         clock: monotonic seconds.
         on_missing_script: called before a script is installed.
+        strict: a script that is missing is an `EpochMissing`, and not installed.
     """
 
     def __init__(
@@ -96,7 +106,9 @@ class Wire:
         timeout: float,
         clock: Callable[[], float] = time.monotonic,
         on_missing_script: Callable[[], None] = lambda: None,
+        strict: bool = False,
     ) -> None:
+        self.strict = strict
         self.is_async = callable(client) or isinstance(client, redis.asyncio.Redis | redis.asyncio.RedisCluster)
         self._per_loop = PerLoop(client) if callable(client) else None
         self._client = client
@@ -127,8 +139,8 @@ class Wire:
         """Send one command and return its reply."""
         try:
             return await self.run(partial(_command, command=command, by_sha=True))
-        except _ScriptMissing:
-            self._on_missing_script()
+        except _ScriptMissing as error:
+            self._missing(error)
             return await self.run(partial(_command, command=command, by_sha=False))
 
     async def batch(self, commands: Sequence[Command]) -> list[Any]:
@@ -137,9 +149,42 @@ class Wire:
             return []
         try:
             return await self.run(partial(_pipeline, commands=commands, by_sha=True))
-        except _ScriptMissing:
-            self._on_missing_script()
+        except _ScriptMissing as error:
+            self._missing(error)
             return await self.run(partial(_pipeline, commands=commands, by_sha=False))
+
+    async def install(self, script: Script, *arguments: Argument) -> None:
+        """Install a script in every process that holds data by running it there, on no key.
+
+        Once: a try whose answer is lost is not repeated.
+        """
+        await self.once(partial(_everywhere, words=("EVAL", script.text, 0, *arguments)))
+
+    async def ping(self, script: Script, *arguments: Argument) -> None:
+        """Run a script in every process that holds data, on no key.
+
+        Raises:
+            EpochMissing: one of them does not know it.
+        """
+        try:
+            await self.run(partial(_everywhere, words=("EVALSHA", script.sha, 0, *arguments)))
+        except _ScriptMissing as error:
+            raise EpochMissing from error
+
+    async def facts(self, section: str) -> list[dict[str, Any]]:
+        """What INFO says, of each process that holds data."""
+        return await self.run(partial(_facts, section=section))
+
+    def as_strict(self) -> "Wire":
+        """The same way, which installs no script by itself."""
+        strict = copy(self)
+        strict.strict = True
+        return strict
+
+    def _missing(self, error: Exception) -> None:
+        if self.strict:
+            raise EpochMissing from error
+        self._on_missing_script()
 
     async def close(self) -> None:
         """Give the connections back."""
@@ -162,6 +207,19 @@ def _words(command: Command, by_sha: bool) -> Command:
 
 def _command(client: Client, *, command: Command, by_sha: bool) -> Maybe[Any]:
     return client.execute_command(*_words(command, by_sha))
+
+
+def _everywhere(client: Client, *, words: Command) -> Maybe[Any]:
+    if isinstance(client, redis.RedisCluster | redis.asyncio.RedisCluster):
+        return client.execute_command(*words, target_nodes=client.PRIMARIES)
+    return client.execute_command(*words)
+
+
+async def _facts(client: Client, *, section: str) -> list[dict[str, Any]]:
+    if isinstance(client, redis.RedisCluster | redis.asyncio.RedisCluster):
+        each: dict[str, Any] = await settle(client.info(section, target_nodes=client.PRIMARIES))
+        return list(each.values())
+    return [await settle(client.info(section))]
 
 
 async def _pipeline(client: Client, *, commands: Sequence[Command], by_sha: bool) -> list[Any]:

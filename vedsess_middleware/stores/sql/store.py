@@ -1,18 +1,18 @@
 """The SQL store: one row per session, every change one short transaction.  Alone, or behind Redis."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import Connection, Engine, delete, func, inspect, select, update
+from sqlalchemy import Connection, Engine, delete, func, inspect, select
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from vedsess_middleware.concurrency import PerLoop
 from vedsess_middleware.errors import SessionExists, StoreUnavailable
-from vedsess_middleware.stores.contract import Stats, Written
+from vedsess_middleware.stores.contract import News, Stats, Written
 from vedsess_middleware.stores.record import Delta, Record, Version
 from vedsess_middleware.stores.sql import engines, work
 from vedsess_middleware.stores.sql.tables import instant, metadata, sessions
@@ -77,8 +77,10 @@ class SQLStore:
     def pending(self) -> bool:
         return bool(self._used) and self._clock() >= self._flush_at
 
-    async def load(self, key: str, *, at: float, refresh: float, token: Version = Version()) -> Record | None:
-        record = await self._read(partial(work.find, key=key))
+    async def load(
+        self, key: str, *, at: float, refresh: float, token: Version = Version(), token_at: float = 0.0
+    ) -> Record | None:
+        record = await self.peek(key)
         if record is None or record.gone:
             return record
         if record.expires_at <= at:
@@ -93,7 +95,15 @@ class SQLStore:
         return record.version
 
     async def replace(
-        self, old_key: str, new_key: str, record: Record, *, at: float, until: float, even_if_gone: bool = False
+        self,
+        old_key: str,
+        new_key: str,
+        record: Record,
+        *,
+        at: float,
+        until: float,
+        even_if_gone: bool = False,
+        dirty: bool = False,
     ) -> Version | None:
         record = record.born(Version(1, 0))
 
@@ -102,7 +112,7 @@ class SQLStore:
             if old is not None and old.gone and not even_if_gone:
                 return work.find(connection, key=new_key) == record  # a repeat after a lost answer
             work.insert(connection, key=new_key, record=record)
-            work.end(connection, keys=[old_key], at=at, until=until)
+            work.end(connection, keys=[old_key], at=at, until=until, dirty=dirty)
             return True
 
         return record.version if await self._insert(new_key, both, record) else None
@@ -111,9 +121,17 @@ class SQLStore:
         return await self._write(partial(work.update, key=key, delta=delta))
 
     async def end(
-        self, keys: Sequence[str], *, user_id: str | None = None, keep: str | None = None, at: float, until: float
+        self,
+        keys: Sequence[str],
+        *,
+        user_id: str | None = None,
+        keep: str | None = None,
+        at: float,
+        until: float,
+        dirty: bool = False,
     ) -> list[str]:
-        return await self._merge(partial(work.end, keys=keys, user_id=user_id, keep=keep, at=at, until=until))
+        ending = partial(work.end, keys=keys, user_id=user_id, keep=keep, at=at, until=until, dirty=dirty)
+        return await self._merge(ending)
 
     async def merge(self, key: str, record: Record) -> Record:
         return await self._merge(partial(work.merge, key=key, record=record))
@@ -155,11 +173,11 @@ class SQLStore:
             engine.dispose()
 
     async def has_table(self) -> bool:
-        """Whether the table is there; makes nothing."""
-        return await self._read(lambda connection: inspect(connection).has_table(sessions.name))
+        """Whether the tables are there; makes nothing."""
+        return await self._read(lambda connection: all(map(inspect(connection).has_table, metadata.tables)))
 
     async def create_tables(self) -> None:
-        """Make the table where it is not there."""
+        """Make the tables where they are not there."""
         try:
             await self._make_tables()
         except (SQLAlchemyError, OSError) as error:
@@ -177,15 +195,40 @@ class SQLStore:
 
         await self._merge(every)
 
-    async def owed(self, *, limit: int) -> dict[str, Record]:
-        query = select(sessions).where(sessions.c.dirty).order_by(_key).limit(limit)
+    async def owed(self, keys: Collection[str]) -> dict[str, Record]:
+        query = select(sessions).where(sessions.c.dirty, _key.in_(keys))
         return await self._read(partial(work.records, query=query))
 
-    async def paid(self, key: str, version: Version, *, remove: bool = False) -> None:
+    async def paid(self, key: str, version: Version, *, record: Record, epoch: str) -> None:
+        await self._write(partial(work.pay, key=key, version=version, record=record, epoch=epoch))
+
+    async def buried(self, keys: Collection[str], *, epoch: str) -> None:
+        await self._write(partial(work.bury, keys=keys, epoch=epoch))
+
+    async def forget(self, key: str, version: Version) -> None:
         c = sessions.c
-        still = _key == key, c.s == version.s, c.r == version.r
-        statement = delete(sessions).where(*still) if remove else update(sessions).where(*still).values(dirty=False)
+        statement = delete(sessions).where(_key == key, c.s == version.s, c.r == version.r)
         await self._write(lambda connection: connection.execute(statement))
+
+    async def peek(self, key: str) -> Record | None:
+        return await self._read(partial(work.find, key=key))
+
+    async def poll(self) -> News:
+        return await self._read(work.poll)
+
+    async def set_epoch(self, epoch: str, *, missing: str) -> bool:
+        try:
+            done = await self._write(partial(work.set_epoch, epoch=epoch, missing=missing))
+        except IntegrityError:
+            done = False
+        # Somebody was quicker, or it was done and the answer was lost.
+        return done or (await self.poll()).epoch == epoch
+
+    async def mirror(self, key: str, record: Record) -> Record:
+        return await self._merge(partial(work.mirror, key=key, record=record))
+
+    async def claim(self, key: str, version: Version) -> Version | None:
+        return await self._write(partial(work.claim, key=key, version=version))
 
     def note_use(self, key: str, record: Record) -> None:
         self._used[key] = record

@@ -1,4 +1,4 @@
-"""The one table, and how a record looks as a row of it.
+"""The tables, and how a record looks as a row.
 
 Column names are those of the seed application.  `session_id` is the key, never the id; instants are naive UTC; a row
 that is not active is a tombstone.  `s` and `r` are the version; `fields` is a JSON object of `stamp:JSON` by name.
@@ -16,7 +16,7 @@ from sqlalchemy.dialects import mysql
 from vedsess_middleware.errors import CorruptRecord
 from vedsess_middleware.stores.record import Field, Record, Version
 
-__all__ = ["frame", "from_row", "instant", "metadata", "sessions", "to_row"]
+__all__ = ["facts", "frame", "from_row", "instant", "metadata", "sessions", "to_row"]
 
 metadata = MetaData()
 """Our own: an app's migrations may merge it, and never meet it by accident."""
@@ -46,6 +46,15 @@ sessions = Table(
     mysql_charset="utf8mb4",
     mariadb_charset="utf8mb4",
 )
+
+
+facts = Table(
+    "vedsess_facts",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("value", String(255), nullable=False),
+)
+"""What is true of all sessions: the `epoch` that copies in Redis have to be of."""
 
 
 def instant(at: float) -> datetime:

@@ -1,24 +1,48 @@
 """What a transaction does, as functions over a blocking `Connection`: both colours of engine run them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import reduce
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, bindparam, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, null, or_, select, union_all
 from sqlalchemy import insert as insert_into
 from sqlalchemy import update as update_rows
 
 from vedsess_middleware.errors import CorruptRecord
-from vedsess_middleware.stores.contract import Written
-from vedsess_middleware.stores.record import Delta, Record, Version
+from vedsess_middleware.stores.contract import News, Written
+from vedsess_middleware.stores.record import Delta, Record, Version, follow
 from vedsess_middleware.stores.record import merge as merged
-from vedsess_middleware.stores.sql.tables import frame, from_row, instant, sessions, to_row
+from vedsess_middleware.stores.sql.tables import facts, frame, from_row, instant, sessions, to_row
 
-__all__ = ["end", "find", "insert", "merge", "note_uses", "records", "take_over", "update"]
+__all__ = [
+    "bury",
+    "claim",
+    "end",
+    "find",
+    "insert",
+    "merge",
+    "mirror",
+    "note_uses",
+    "pay",
+    "poll",
+    "records",
+    "set_epoch",
+    "take_over",
+    "update",
+]
+
+_MOST_DIRTY = 1000
 
 _c = sessions.c
 _FIND = select(sessions).where(_c.session_id == bindparam("key"))
 _LOCK = _FIND.with_for_update()
+_EPOCH = facts.c.name == "epoch"
+_DIRTY = select(_c.session_id).where(_c.dirty).limit(_MOST_DIRTY + 1).subquery()
+_POLL = union_all(
+    select(facts.c.name, facts.c.value).where(_EPOCH),
+    select(_DIRTY.c.session_id, null()),
+)
 _NOTE_USE = (
     update_rows(sessions)
     .where(_c.session_id == bindparam("key"), _c.is_active, _c.last_activity < bindparam("used_at"))
@@ -80,6 +104,68 @@ def merge(connection: Connection, *, key: str, record: Record, dirty: bool = Fal
     return both
 
 
+def mirror(connection: Connection, *, key: str, record: Record) -> Record:
+    """Merge what the primary holds into the row.
+
+    Where the row merely follows, it takes the version as it is.  Where each had something that the other lacked, the
+    primary has to hear of it: one write more, and dirty.
+    """
+    row = find(connection, key=key, lock=True)
+    if row is None:
+        insert(connection, key=key, record=record)
+        return record
+    if row.gone:
+        return row
+    both = replace(follow(row, record), dirty=row.dirty)
+    if row.contains(record):
+        if both.expires_at == row.expires_at:
+            return row
+        both = replace(both, fields=row.fields)  # used later: that is no write
+    elif both.gone or both.fields != record.fields or row.version.s != record.version.s or row.dirty:
+        both = replace(both, version=both.version._replace(s=both.version.s + 1), dirty=True)
+    _store(connection, key, both, dirty=both.dirty)
+    return both
+
+
+def claim(connection: Connection, *, key: str, version: Version) -> Version | None:
+    """Count one more write, if the row is still at this version and nothing of it is owed."""
+    claimed = version._replace(s=version.s + 1)
+    still = _c.session_id == key, _c.s == version.s, _c.r == version.r, _c.is_active, ~_c.dirty
+    count = connection.execute(update_rows(sessions).where(*still).values(s=claimed.s)).rowcount
+    return claimed if count else None
+
+
+def pay(connection: Connection, *, key: str, version: Version, record: Record, epoch: str) -> None:
+    """Store what the primary holds now, and clear the mark: in one statement, for neither may have moved."""
+    values = to_row(key, record, dirty=False)
+    del values["session_id"]
+    still = _c.session_id == key, _c.s == version.s, _c.r == version.r, *([_is_epoch(epoch)] if epoch else [])
+    connection.execute(update_rows(sessions).where(*still).values(**values))
+
+
+def bury(connection: Connection, *, keys: Collection[str], epoch: str) -> None:
+    """Clear the mark of tombstones: they never change again."""
+    ended = _c.session_id.in_(keys), ~_c.is_active, _is_epoch(epoch)
+    connection.execute(update_rows(sessions).where(*ended).values(dirty=False))
+
+
+def poll(connection: Connection) -> News:
+    """The epoch and the dirty keys."""
+    rows = connection.execute(_POLL).all()
+    dirty = frozenset(key for key, value in rows if value is None)
+    epoch = next((value for _, value in rows if value is not None), "")
+    return News(epoch=epoch, dirty=dirty, complete=len(dirty) <= _MOST_DIRTY)
+
+
+def set_epoch(connection: Connection, *, epoch: str, missing: str) -> bool:
+    """Replace the epoch, if nobody has.  A first one fails as a row that is there already."""
+    if not missing:
+        connection.execute(insert_into(facts), {"name": "epoch", "value": epoch})
+        return True
+    statement = update_rows(facts).where(and_(_EPOCH, facts.c.value == missing)).values(value=epoch)
+    return bool(connection.execute(statement).rowcount)
+
+
 def end(
     connection: Connection,
     *,
@@ -88,6 +174,7 @@ def end(
     keep: str | None = None,
     at: float,
     until: float,
+    dirty: bool = False,
 ) -> list[str]:
     """Leave tombstones."""
     named: ColumnElement[bool] = _c.session_id.in_(keys)
@@ -99,10 +186,11 @@ def end(
         if not record.gone:
             version = Version(record.version.s + 1, record.version.r)
             tombstone = Record.tombstone(version=version, at=at, until=max(until, record.expires_at))
-            _store(connection, key, tombstone, dirty=record.dirty)
+            _store(connection, key, tombstone, dirty=dirty or record.dirty)
     for key in keys:
         if key not in rows:
-            insert(connection, key=key, record=Record.tombstone(version=Version(1, 0), at=at, until=until))
+            tombstone = Record.tombstone(version=Version(1, 0), at=at, until=until)
+            insert(connection, key=key, record=tombstone, dirty=dirty)
     return [*keys, *(key for key in rows if key not in keys)]
 
 
@@ -113,6 +201,10 @@ def note_uses(connection: Connection, *, used: Mapping[str, Record]) -> None:
         for key, record in sorted(used.items())  # in one order, so that no two processes lock each other out
     ]
     connection.execute(_NOTE_USE, rows)
+
+
+def _is_epoch(epoch: str) -> ColumnElement[bool]:
+    return select(facts.c.value).where(_EPOCH, facts.c.value == epoch).exists()
 
 
 def _readable(row: Mapping[Any, Any]) -> Record | None:

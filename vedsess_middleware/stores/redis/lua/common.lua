@@ -1,6 +1,12 @@
--- Shared by every script.  Times are epoch milliseconds; instants in a record are ISO 8601, UTC, so they sort as text.
+-- Shared by every script.  `epoch` is a part of the text: a Redis that was restarted does not know it.  Times are epoch milliseconds; instants in a record are ISO 8601, UTC, so they sort as text.
 
 local key = KEYS[1]
+
+-- Before 7.0 a Redis gets scripts with the data, as a replica or from a dump: there the process has to be the right one.
+if processes ~= '' and not redis.REDIS_VERSION_NUM then
+  local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%x%x%x%x%x%x%x%x)')
+  if not string.find(processes, run_id, 1, true) then return redis.error_reply('NOSCRIPT of another process') end
+end
 
 -- Days to a civil date, after the proleptic Gregorian calendar.
 local function iso(ms)
@@ -41,6 +47,18 @@ end
 local function split(version)
   local s, r = string.match(version, '^(%d+)%.(%d+)$')
   return tonumber(s), tonumber(r)
+end
+
+-- Whether a copy of that epoch counts.  A store that is alone has none, and takes every copy.
+local function is_of(other)
+  return epoch == '' or other == epoch
+end
+
+-- Whether every write that `other` knows of is in `version` too.
+local function covers(version, other)
+  local s, r = split(version)
+  local other_s, other_r = split(other)
+  return s and s >= other_s and r >= other_r
 end
 
 -- The later of two texts in the order of their bytes: `<` would ask the server's locale.

@@ -1,11 +1,16 @@
--- at, ttl, 1 if a tombstone comes, name, value, ... of a whole record -> the hash after it was merged in
+-- at, ttl, 1 if a tombstone comes, lease, name, value, ... of a whole record -> the hash after it was merged in
 --
--- The same merge as `record.merge`: fields by stamp, versions joined, a tombstone wins.
-local at, ttl, gone = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
-local state = redis.call('HMGET', key, 'gone', 'version', 'expires_at')
+-- The same merge as `record.merge`: fields by stamp, versions joined, a tombstone wins.  Where nothing is, a record is
+-- written by the holder of the lease alone, or of "*": whoever read it earlier may have read an old one.
+local at, ttl, gone, lease = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
+local state = redis.call('HMGET', key, 'gone', 'version', 'expires_at', 'lease')
+if not state[1] and not state[2] and gone == '0' and lease ~= '*' and lease ~= state[4] then
+  if lease == '' then redis.call('HDEL', key, 'lease') end  -- who holds it may have read an older row
+  return {}
+end
 local buried, ended, last, word = string.match(state[1] or '', '^(%S+) (%S+) (%S+) (%S+)$')
 local incoming = {}
-for i = 4, #ARGV, 2 do incoming[ARGV[i]] = ARGV[i + 1] end
+for i = 5, #ARGV, 2 do incoming[ARGV[i]] = ARGV[i + 1] end
 
 local s, r = split(buried or state[1] or state[2] or '0.0')
 if not s then  -- not a record: the one that comes takes its place
@@ -14,7 +19,7 @@ if not s then  -- not a record: the one that comes takes its place
 end
 local other_s, other_r = split(incoming.version)
 local version = math.max(s, other_s) .. '.' .. math.max(r, other_r)
-local left = math.max(redis.call('PTTL', key), ttl, 1)
+local left = math.max((state[1] or state[2]) and redis.call('PTTL', key) or 0, ttl, 1)
 if buried or gone == '1' then
   ended = later(ended or '', gone == '1' and iso(at) or '')
   last = later(last or state[2] and state[3] or '', incoming.expires_at or iso(at + ttl))
@@ -54,5 +59,7 @@ for name, value in pairs(incoming) do
   changes[#changes + 1] = value
 end
 hset(changes)
+redis.call('HSET', key, 'epoch', epoch)
+redis.call('HDEL', key, 'lease')
 redis.call('PEXPIRE', key, left)
 return redis.call('HGETALL', key)

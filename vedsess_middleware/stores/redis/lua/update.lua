@@ -1,10 +1,10 @@
 -- at, refresh, base, known version, commit id, 1 if the whole record is wanted, number of fields, name, value, ...,
 -- forgotten names -> {"ok", its end if the use was recorded else 0, version, user, hash} | {"gone", version} | {"absent"} | {"behind"}
 local at, refresh, base, known, commit = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5]
-local state = redis.call('HMGET', key, 'version', 'gone', 'commit', 'life', 'user_id', 'last_activity', 'expires_at')
-local version, gone, last_commit, life, user, used, ends = unpack(state)
+local names = {'version', 'gone', 'commit', 'life', 'user_id', 'last_activity', 'expires_at', 'epoch'}
+local version, gone, last_commit, life, user, used, ends, of_epoch = unpack(redis.call('HMGET', key, unpack(names)))
 if gone then return {'gone', gone} end
-if not version or ends <= iso(at) then return {'absent'} end
+if not version or not is_of(of_epoch) or ends <= iso(at) then return {'absent'} end
 
 local s, r = split(version)
 if last_commit ~= commit then
