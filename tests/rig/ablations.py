@@ -1,0 +1,166 @@
+"""The protocol with one rule taken out: the oracle has to notice each.
+
+An ablation changes the package in the worker's process, before anything is built.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from vedsess_middleware.concurrency import settle, waiting
+from vedsess_middleware.stores.failover import FailoverStore, store
+from vedsess_middleware.stores.failover.pair import Pair
+from vedsess_middleware.stores.failover.trust import Trust
+from vedsess_middleware.stores.failover.upkeep import Upkeep
+from vedsess_middleware.stores.record import Delta, Record, Version
+from vedsess_middleware.stores.redis import RedisStore
+from vedsess_middleware.stores.redis import store as redis_store
+from vedsess_middleware.stores.redis.wire import Script, session_script
+from vedsess_middleware.stores.sql import SQLStore
+
+ABLATIONS: dict[str, Callable[[], None]] = {}
+"""By name; a worker's `ablate` names one."""
+
+CAUGHT_BY: dict[str, tuple[str, ...]] = {}
+"""The faults under which each shows, by name."""
+
+
+def without(name: str, *faults: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    """Register an ablation, and the faults under which it shows."""
+
+    def register(apply: Callable[[], None]) -> Callable[[], None]:
+        ABLATIONS[name], CAUGHT_BY[name] = apply, faults
+        return apply
+
+    return register
+
+
+def _patch(owner: Any, name: str, value: Any) -> None:
+    setattr(owner, name, value)
+
+
+async def _nothing(*_: Any, **__: Any) -> None:
+    return None
+
+
+@without("epoch", "F2q", "F11")
+def _any_copy_counts() -> None:
+    _patch(RedisStore, "under", lambda self, epoch: self)
+
+
+@without("token", "F5", "F7")
+def _the_browser_is_not_asked() -> None:
+    load = FailoverStore.load
+
+    async def forgetful(self: FailoverStore, key: str, *, at: float, refresh: float, **_: Any) -> Record | None:
+        return await load(self, key, at=at, refresh=refresh)
+
+    _patch(FailoverStore, "load", forgetful)
+
+
+@without("dirty", "F5", "F7")
+def _nobody_hears_of_what_was_written_past_redis() -> None:
+    _patch(Pair, "denies", lambda self, key: False)
+    _patch(Upkeep, "_drain", _nothing)
+
+
+@without("drain", "F5", "F6")
+def _what_redis_missed_is_never_made_up_for() -> None:
+    _patch(Upkeep, "_drain", _nothing)
+
+
+@without("lease wait", "F5", "F7")
+def _a_logout_is_answered_at_once() -> None:
+    async def at_once(self: FailoverStore, committed_at: float) -> None:
+        self._pair.trust.distrust()
+
+    _patch(FailoverStore, "_outlived", at_once)
+
+
+@without("distrust", "F5", "F9")
+def _who_wrote_past_redis_trusts_it_all_the_same() -> None:
+    _patch(Trust, "distrust", lambda self: None)
+
+
+@without("pick-up", "F25")
+def _the_dead_are_forgotten() -> None:
+    _patch(Upkeep, "_pick_up", _nothing)
+
+
+@without("mirror", "F1q", "F21")
+def _sql_gets_no_copy() -> None:
+    _patch(Upkeep, "_copy", _nothing)
+    _patch(Upkeep, "_pick_up", _nothing)
+
+
+@without("carry", "F5", "F9")
+def _a_degraded_commit_forgets_what_it_had_loaded() -> None:
+    take_over = SQLStore.take_over
+
+    async def alone(self: SQLStore, key: str, delta: Delta) -> Any:
+        return await take_over(self, key, replace(delta, loaded=None))
+
+    _patch(SQLStore, "take_over", alone)
+
+
+@without("logout in SQL first", "F1q", "F2q")
+def _a_logout_reaches_sql_never() -> None:
+    async def later(self: SQLStore, keys: Any, **_: Any) -> list[str]:
+        return list(keys)
+
+    _patch(SQLStore, "end", later)
+
+
+@without("guard of the commit", "F4s", "F5")
+def _a_commit_looks_at_nothing() -> None:
+    _patch_script("if s ~= base_s or r < base_r then return {'behind'} end", "")
+
+
+def _patch_script(old: str, new: str) -> None:
+    def patched(epoch: str = "") -> Script:
+        text = session_script(epoch).text
+        assert old in text
+        return _named(text.replace(old, new))
+
+    _patch(redis_store, "session_script", patched)
+
+
+def _named(text: str) -> Script:
+    from hashlib import sha1
+
+    return Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+@without("stamps", "F5", "F10n")
+def _the_last_to_come_wins() -> None:
+    from vedsess_middleware.stores.sql import work
+
+    def overwrite(x: Record, y: Record) -> Record:
+        return y if not x.gone else x
+
+    _patch(work, "merged", overwrite)
+
+
+@without("wait for the copy", "F1q")
+def _a_copy_under_way_is_not_awaited() -> None:
+    _patch(store, "_FRESH", -1.0)
+    _patch(SQLStore, "mirror", _slowly(SQLStore.mirror))
+
+
+def _slowly(mirror: Any) -> Any:
+    """Copies that are under way for so long that a fault can come between."""
+
+    async def slow(self: SQLStore, key: str, record: Record) -> Record:
+        await settle(waiting(is_async=self.is_async)(0.2))
+        kept: Record = await mirror(self, key, record)
+        return kept
+
+    return slow
+
+
+@without("claim", "F14e")
+def _two_copies_may_give_out_one_stamp_twice() -> None:
+    async def unclaimed(self: SQLStore, key: str, version: Version) -> Version:
+        return version
+
+    _patch(SQLStore, "claim", unclaimed)
