@@ -1178,6 +1178,21 @@ def test_an_old_copy_that_knows_more_than_the_row_is_absorbed() -> None:
     assert values_in(pair.secondary) == {"a": "9", "b": "2"}
 
 
+def test_what_only_a_primary_holds_that_is_not_trusted_is_found_there_all_the_same() -> None:
+    pair, token = started("after-response")
+    other = Pair(beside=pair)
+    token = other.write(token, a="9").version  # and it dies before it copies that
+    other.create(NEW, fields={"b": "1"})
+    restarted(pair)
+    pair.load(OTHER)
+    assert pair.store.serving == "secondary"
+    record = fresh(pair, token)
+    assert record
+    assert (record.values, record.stale, pair.waited) == ({"a": "9", "b": "2"}, False, [])
+    assert pair.values(NEW, Version(0, 1)) == {"b": "1"}
+    assert values_in(pair.secondary, NEW) == {"b": "1"}
+
+
 @in_each_mirroring_mode
 def test_what_was_missed_is_filled_in_before_the_same_request_writes_to_it(mode: Mirror) -> None:
     pair, token = started(mode)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.rig.ablations import CAUGHT_BY
 from tests.rig.checks import Limits
 from tests.rig.faults import FAULTS, Fault
 from tests.rig.loops import LoopThread
@@ -35,6 +36,9 @@ KNOWN = [
     ("F21+F25", 8, "valkey-9.1"),
 ]
 NAIVE = Plan(kinds=("wsgi", "wsgi"), store="sqlite", store_class="naive", browsers=30)
+
+QUICKLY_CAUGHT = ("epoch", "dirty")
+ABLATED = 180.0
 
 Judge = Callable[[Rig, list[Fault], int], Report]
 
@@ -104,6 +108,26 @@ def test_a_store_that_trusts_its_cache_is_caught(tmp_path: Path, judged: Judge) 
         for code in ("F2q", "F4"):
             report = judged(rig, [FAULTS[code]], SEED)
             assert {violation.check[0] for violation in report.violations} & {"1", "2", "4"}, str(report)
+
+
+@pytest.mark.parametrize("name", QUICKLY_CAUGHT)
+def test_a_protocol_without_one_of_its_rules_is_caught(name: str, tmp_path: Path, judged: Judge) -> None:
+    with Rig(Plan(ablate=name), tmp_path) as rig:
+        report = judged(rig, [FAULTS[CAUGHT_BY[name][0]]], SEED)
+    assert report.violations
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", sorted(CAUGHT_BY.keys() - set(QUICKLY_CAUGHT)))
+def test_a_protocol_without_one_of_its_rules_is_caught_within_minutes(name: str, tmp_path: Path, judged: Judge) -> None:
+    until, seed = time.monotonic() + ABLATED, SEED
+    with Rig(Plan(ablate=name), tmp_path) as rig:
+        while time.monotonic() < until:
+            for code in CAUGHT_BY[name]:
+                seed += 1
+                if judged(rig, [FAULTS[code]], seed, 3.0).violations:
+                    return
+    pytest.fail(f"nothing was seen of it in {ABLATED:g} s")
 
 
 @pytest.fixture

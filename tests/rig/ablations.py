@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from vedsess_middleware.concurrency import settle, waiting
-from vedsess_middleware.stores.failover import FailoverStore, store
+from vedsess_middleware.stores.failover import FailoverStore, reading
 from vedsess_middleware.stores.failover.pair import Pair
 from vedsess_middleware.stores.failover.trust import Trust
 from vedsess_middleware.stores.failover.upkeep import Upkeep
@@ -143,7 +143,7 @@ def _the_last_to_come_wins() -> None:
 
 @without("wait for the copy", "F1q")
 def _a_copy_under_way_is_not_awaited() -> None:
-    _patch(store, "_FRESH", -1.0)
+    _patch(reading, "_FRESH", -1.0)
     _patch(SQLStore, "mirror", _slowly(SQLStore.mirror))
 
 

@@ -13,10 +13,11 @@ from functools import partial
 from vedsess_middleware.breaker import State
 from vedsess_middleware.concurrency import Wait, settle, waiting
 from vedsess_middleware.errors import ConfigurationError, CorruptRecord, StoreUnavailable
-from vedsess_middleware.events import EventHook, WritesLost, log_event
+from vedsess_middleware.events import EventHook, log_event
 from vedsess_middleware.stores.circuit import Circuit
-from vedsess_middleware.stores.contract import Found, Primary, Secondary, Stats, Store, Written
-from vedsess_middleware.stores.failover.pair import Mirror, Missed, Pair
+from vedsess_middleware.stores.contract import Primary, Secondary, Stats, Store, Written
+from vedsess_middleware.stores.failover.pair import Mirror, Pair
+from vedsess_middleware.stores.failover.reading import Reader, Wanted, both
 from vedsess_middleware.stores.failover.trust import TRUST_LASTS
 from vedsess_middleware.stores.failover.upkeep import Upkeep
 from vedsess_middleware.stores.record import Delta, Record, Version, merge
@@ -25,9 +26,6 @@ __all__ = ["FailoverStore", "Health"]
 
 _FIRST = Version(0, 1)
 _DEGRADED = Version(1, 0)
-# A browser that has just been answered may be ahead of the secondary by a copy that is under way.
-_FRESH = 5.0
-_WAITS = (0.01, 0.02, 0.04, 0.08, 0.15, 0.2, 0.25, 0.25)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +90,7 @@ class FailoverStore:
         self._idle_timeout, self._absolute_timeout = idle_timeout, absolute_timeout
         wait = wait or waiting(is_async=self.is_async)
         self._pair = Pair(primary, secondary, mirror=mirror, clock=clock, wait=wait, on_event=on_event)
-        self._upkeep = Upkeep(self._pair)
+        self._reader, self._upkeep = Reader(self._pair), Upkeep(self._pair)
 
     def __repr__(self) -> str:
         return f"<FailoverStore {self.primary!r}, then {self.secondary!r}>"
@@ -127,88 +125,9 @@ class FailoverStore:
     async def load(
         self, key: str, *, at: float, refresh: float, token: Version = Version(), token_at: float = 0.0
     ) -> Record | None:
-        view, found = await self._found(key, at=at, refresh=refresh, token=token)
-        copy = found.record if found else None
-        if copy is not None and found is not None and (found.hit or copy.gone):
-            if copy.last_activity == at and self._pair.mirrors:
-                self.secondary.note_use(key, copy)
-            return copy
-        waiting = self._pair.copies.get(key)  # looked up first: a copy that ends now is in the row
-        row = await self._row(key, copy, at=at, refresh=refresh)
-        if found is None and not _is_told(_both(row, waiting), token, at):
-            row = await self._row(key, await self._peeked(key), at=at, refresh=refresh)
-        if self._pair.mirrors and at - token_at < _FRESH and not _is_told(_both(row, waiting), token, at):
-            row = await self._awaited(key, copy, at=at, refresh=refresh, token=token)
-        record = _both(row, waiting)
-        if record is None:
-            return None if found or self._pair.mirrors else self._hidden(at)
-        if record.expires_at <= at or record.gone:
-            return record if record.gone else None
-        if view is not None and found is not None and row is not None and not (self._pair.mirrors and row.dirty):
-            self._pair.missed[key] = Missed(row, found.lease, view)
-        return replace(record, served_by=self.secondary.name, stale=not record.version.covers(token))
-
-    async def _found(
-        self, key: str, *, at: float, refresh: float, token: Version
-    ) -> tuple[Primary | None, Found | None]:
-        """What the primary holds, None: it does not say; and the primary, if it lacks what is to be read."""
-        view = await self._pair.trusted()
-        if view is None:
-            return None, None
-        denied = self._pair.denies(key)
-        finding = partial(view.find, key, at=at, refresh=refresh, token=token, denied=denied)
-        try:
-            found = await self._pair.ask(view, finding)
-            return (None if denied else view), found
-        except CorruptRecord:
-            return view, Found()  # as good as lost: the row takes its place
-        except StoreUnavailable:
-            return None, None
-
-    async def _peeked(self, key: str) -> Record | None:
-        """What the primary holds, trusted or not: it may be all that is left of a process that died.
-
-        What is merged can be of any age, so nothing is risked by looking.
-        """
-        pair = self._pair
-        if not (pair.mirrors and pair.first.breaker.closed):
-            return None
-        try:
-            return await pair.ask(self.primary, partial(self.primary.peek, key))
-        except (StoreUnavailable, CorruptRecord):
-            return None
-
-    async def _row(self, key: str, copy: Record | None, *, at: float, refresh: float) -> Record | None:
-        """The row, which has absorbed what an old copy knows beyond it."""
-        pair = self._pair
-        try:
-            row = await pair.second.ask(partial(self.secondary.peek, key))
-        except StoreUnavailable:
-            if copy is None or pair.mirrors:
-                raise
-            row = None
-        if copy is not None and (row is None or not row.contains(copy) or copy.expires_at > row.expires_at):
-            if not pair.mirrors:
-                return _both(row, copy)
-            row = await pair.second.ask(partial(self.secondary.mirror, key, copy))
-            pair.note(key, row)
-        if row is not None and not row.gone and row.last_activity + refresh < at < row.expires_at:
-            row = row.used(at)
-            self.secondary.note_use(key, row)
-        return row
-
-    async def _awaited(
-        self, key: str, copy: Record | None, *, at: float, refresh: float, token: Version
-    ) -> Record | None:
-        """The row when it has caught up with what the browser has seen: somebody's copy is under way."""
-        row = None
-        for seconds in _WAITS:
-            await settle(self._pair.wait(seconds))
-            row = await self._row(key, copy, at=at, refresh=refresh)
-            if _is_told(row, token, at):
-                return row
-        self._pair.on_event(WritesLost(session=key[:8]))
-        return row
+        wanted = Wanted(key=key, at=at, refresh=refresh, token=token, token_at=token_at)
+        record, answered = await self._reader.load(wanted)
+        return self._hidden(at) if record is None and not (answered or self._pair.mirrors) else record
 
     def _hidden(self, at: float) -> Record:
         """A session that only the primary can know: empty until it is back, then merged with what it holds."""
@@ -249,7 +168,7 @@ class FailoverStore:
         delta, written = await self._commit(key, delta)
         if written is not None:
             return written
-        carried = replace(delta, loaded=_both(delta.loaded, pair.copies.get(key)))
+        carried = replace(delta, loaded=both(delta.loaded, pair.copies.get(key)))
         taken = await pair.second.ask(partial(self.secondary.take_over, key, carried))
         self._past(key)
         return taken
@@ -456,13 +375,3 @@ class _NotTrusted(StoreUnavailable):
 
     def __init__(self) -> None:
         super().__init__("the primary may not be asked now", reason="open", attempts=0)
-
-
-def _both(x: Record | None, y: Record | None) -> Record | None:
-    """What two replicas hold together, or the one that there is."""
-    return merge(x, y) if x and y else x or y
-
-
-def _is_told(row: Record | None, token: Version, at: float) -> bool:
-    """Whether a row holds all that the browser has seen; of a session that is over there is nothing more to know."""
-    return row is not None and (row.gone or row.expires_at <= at or row.version.covers(token))

@@ -1,0 +1,142 @@
+"""Reading a session from two stores: from the primary while it is trusted, and otherwise all that can be known."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+from vedsess_middleware.concurrency import settle
+from vedsess_middleware.errors import CorruptRecord, StoreUnavailable
+from vedsess_middleware.events import WritesLost
+from vedsess_middleware.stores.contract import Found, Primary
+from vedsess_middleware.stores.failover.pair import Missed, Pair
+from vedsess_middleware.stores.record import Record, Version, merge
+
+__all__ = ["Reader", "Wanted", "both"]
+
+# A browser that has just been answered may be ahead of the secondary by a copy that is under way.
+_FRESH = 5.0
+_WAITS = (0.01, 0.02, 0.04, 0.08, 0.15, 0.2, 0.25, 0.25)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a request asks for, in the words of `Store.load`."""
+
+    key: str
+    at: float
+    refresh: float
+    token: Version
+    token_at: float
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the browser was answered so lately that a copy may be under way."""
+        return self.at - self.token_at < _FRESH
+
+    def is_in(self, record: Record | None) -> bool:
+        """Whether a record holds all that the browser has seen; of a session that is over there is no more to know."""
+        return record is not None and (record.gone or record.expires_at <= self.at or record.version.covers(self.token))
+
+
+class Reader:
+    """Loads records from two stores.
+
+    Args:
+        pair: the two stores.
+    """
+
+    def __init__(self, pair: Pair) -> None:
+        self._pair = pair
+
+    async def load(self, wanted: Wanted) -> tuple[Record | None, bool]:
+        """Return the record, and whether the primary had its say."""
+        pair = self._pair
+        view, found = await self._found(wanted)
+        copy = found.record if found else None
+        if copy is not None and found is not None and (found.hit or copy.gone):
+            if copy.last_activity == wanted.at and pair.mirrors:
+                pair.secondary.note_use(wanted.key, copy)
+            return copy, True
+        waiting = pair.copies.get(wanted.key)  # looked up first: a copy that ends now is in the row
+        row = await self._row(wanted, copy)
+        if not wanted.is_in(both(row, waiting)):
+            row = await self._sought(wanted, row, copy, asked=found is not None)
+        record = both(row, waiting)
+        if record is None or record.gone:
+            return record, found is not None
+        if record.expires_at <= wanted.at:
+            return None, True
+        if view is not None and found is not None and row is not None and not (pair.mirrors and row.dirty):
+            pair.missed[wanted.key] = Missed(row, found.lease, view)
+        stale = not record.version.covers(wanted.token)
+        return replace(record, served_by=pair.secondary.name, stale=stale), found is not None
+
+    async def _found(self, wanted: Wanted) -> tuple[Primary | None, Found | None]:
+        """The primary, if it lacks what is to be read; and what it holds, None: it is not trusted, or does not say."""
+        pair, key = self._pair, wanted.key
+        view = await pair.trusted()
+        if view is None:
+            return None, None
+        denied = pair.denies(key)
+        finding = partial(view.find, key, at=wanted.at, refresh=wanted.refresh, token=wanted.token, denied=denied)
+        try:
+            found = await pair.ask(view, finding)
+            return (None if denied else view), found
+        except CorruptRecord:
+            return view, Found()  # as good as lost: the row takes its place
+        except StoreUnavailable:
+            return None, None
+
+    async def _row(self, wanted: Wanted, copy: Record | None) -> Record | None:
+        """The row, which has absorbed what a copy knows beyond it."""
+        pair, key = self._pair, wanted.key
+        try:
+            row = await pair.second.ask(partial(pair.secondary.peek, key))
+        except StoreUnavailable:
+            if copy is None or pair.mirrors:
+                raise
+            row = None
+        if copy is not None and (row is None or not row.contains(copy) or copy.expires_at > row.expires_at):
+            if not pair.mirrors:
+                return both(row, copy)
+            row = await pair.second.ask(partial(pair.secondary.mirror, key, copy))
+            pair.note(key, row)
+        if row is not None and not row.gone and row.last_activity + wanted.refresh < wanted.at < row.expires_at:
+            row = row.used(wanted.at)
+            pair.secondary.note_use(key, row)
+        return row
+
+    async def _sought(self, wanted: Wanted, row: Record | None, copy: Record | None, *, asked: bool) -> Record | None:
+        """The browser has seen more than the row holds: look for it, and wait for it."""
+        pair = self._pair
+        if not pair.mirrors:
+            return row
+        if not asked:
+            copy = await self._peeked(wanted.key)
+            row = await self._row(wanted, copy) if copy else row
+        if not wanted.fresh or wanted.is_in(row):
+            return row
+        for seconds in _WAITS:
+            await settle(pair.wait(seconds))
+            row = await self._row(wanted, copy)
+            if wanted.is_in(row):
+                return row
+        pair.on_event(WritesLost(session=wanted.key[:8]))
+        return row
+
+    async def _peeked(self, key: str) -> Record | None:
+        """What the primary holds, trusted or not: it may be all that is left of a process that died.
+
+        What is merged can be of any age, so nothing is risked by looking.
+        """
+        pair = self._pair
+        if not pair.first.breaker.closed:
+            return None
+        try:
+            return await pair.ask(pair.primary, partial(pair.primary.peek, key))
+        except (StoreUnavailable, CorruptRecord):
+            return None
+
+
+def both(x: Record | None, y: Record | None) -> Record | None:
+    """What two replicas hold together, or the one that there is."""
+    return merge(x, y) if x and y else x or y
