@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -40,7 +41,11 @@ NAIVE = Plan(kinds=("wsgi", "wsgi"), store="sqlite", store_class="naive", browse
 QUICKLY_CAUGHT = ("epoch", "dirty")
 ABLATED = 180.0
 
-Judge = Callable[[Rig, list[Fault], int], Report]
+
+class Judge(Protocol):
+    """Lets a rig live through faults."""
+
+    def __call__(self, rig: Rig, faults: list[Fault], seed: int, seconds: float = SECONDS, /) -> Report: ...
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +59,7 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 def judged(record_property: Callable[[str, object], None]) -> Judge:
     """Runs faults, notes the figures, and mends what did not survive them."""
 
-    def run(rig: Rig, faults: list[Fault], seed: int, seconds: float = SECONDS) -> Report:
+    def run(rig: Rig, faults: list[Fault], seed: int, seconds: float = SECONDS, /) -> Report:
         if not rig.healthy():
             rig.renew()
         report = run_faults(rig, faults, seed=seed, seconds=seconds, limits=LIMITS)

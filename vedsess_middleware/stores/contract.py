@@ -244,6 +244,9 @@ class Primary(Store, Protocol):
     def unconfirmed(self, *, limit: int) -> Maybe[dict[str, int]]:
         """Return keys that are `due`, with their numbers, those that wait longest first."""
 
+    def is_due(self, key: str) -> Maybe[bool]:
+        """Whether a key is on that list."""
+
     def confirm(self, key: str, due: int) -> None:
         """Take a key off that list, at the next `after_response`, unless it was listed again meanwhile."""
 

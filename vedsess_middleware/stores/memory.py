@@ -195,6 +195,9 @@ class MemoryStore:
         self._answer()
         return dict(sorted(self._owing.items(), key=lambda item: item[1])[:limit])
 
+    def is_due(self, key: str) -> bool:
+        return key in self._owing
+
     def confirm(self, key: str, due: int) -> None:
         with self._lock:
             if self._owing.get(key) == due:

@@ -80,7 +80,11 @@ class Reader:
         finding = partial(view.find, key, at=wanted.at, refresh=wanted.refresh, token=wanted.token, denied=denied)
         try:
             found = await pair.ask(view, finding)
-            return (None if denied else view), found
+            if found.hit or (found.record is not None and found.record.gone) or not pair.mirrors:
+                return view, found
+            # A row without a write that is under way must not be filled in: asked before the row is read.
+            filled_by_others = denied or await pair.ask(view, partial(view.is_due, key))
+            return (None if filled_by_others else view), found
         except CorruptRecord:
             return view, Found()  # as good as lost: the row takes its place
         except StoreUnavailable:

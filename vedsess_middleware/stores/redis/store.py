@@ -163,6 +163,9 @@ class RedisStore:
         _, listed = await self._wire.batch([self._renewing(), listing])
         return {member.decode(): int(float(score)) for member, score in _scored(listed)}
 
+    async def is_due(self, key: str) -> bool:
+        return await self._wire.execute("ZSCORE", self._owing, key) is not None
+
     def confirm(self, key: str, due: int) -> None:
         self._later.confirmed[key] = due
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import reduce
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, null, or_, select, union_all
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, case, null, or_, select, union_all
 from sqlalchemy import insert as insert_into
 from sqlalchemy import update as update_rows
 
@@ -139,6 +139,8 @@ def pay(connection: Connection, *, key: str, version: Version, record: Record, e
     """Store what the primary holds now, and clear the mark: in one statement, for neither may have moved."""
     values = to_row(key, record, dirty=False)
     del values["session_id"]
+    for name in ("last_activity", "expires_at"):  # a use is no write, and moves no version
+        values[name] = case((_c[name] > values[name], _c[name]), else_=values[name])
     still = _c.session_id == key, _c.s == version.s, _c.r == version.r, *([_is_epoch(epoch)] if epoch else [])
     connection.execute(update_rows(sessions).where(*still).values(**values))
 
