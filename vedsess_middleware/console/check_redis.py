@@ -99,7 +99,8 @@ class RedisCheck:
         facts = await self._info()
         found = str(facts.get("redis_version", ""))
         if not found:
-            return _unknown()
+            mend = "before Redis 7.0, allow INFO: without it a replica that was promoted is not told from its master"
+            return Finding(_unknown().detail, "note", mend)
         name = "Valkey" if facts.get("server_name") == "valkey" else "Redis"
         shown = f"{name} {facts.get('valkey_version', found)}"
         if _numbers(found) < _OLDEST:
