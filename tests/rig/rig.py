@@ -25,7 +25,9 @@ from tests.webservers import WebServer
 
 COMMANDS = {
     "forked": "gunicorn --bind 127.0.0.1:{port} --workers 2 --threads 4 --preload --log-level warning "
-    "tests.rig.worker:forked()"
+    "tests.rig.worker:forked()",
+    "gevent": "gunicorn --bind 127.0.0.1:{port} --workers 1 --worker-class gevent --log-level warning "
+    "tests.rig.worker:forked()",
 }
 DEFAULT_COMMAND = "python -m tests.rig.worker {port}"
 _UNPROXIED = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -38,8 +38,8 @@ class Config:
     """What a worker is to be.
 
     Attributes:
-        kind: `wsgi` (waitress, 8 threads), `asgi` (uvicorn), `forked` (gunicorn forks a warm app), or `looped`
-            (two event loops share one app).
+        kind: `wsgi` (waitress, 8 threads), `asgi` (uvicorn), `forked` (gunicorn forks a warm app), `gevent`
+            (gunicorn with greenlets), or `looped` (two event loops share one app).
         redis_url: through the worker's own link.
         database_url: the same.
         mirror: when SQL gets its copy.

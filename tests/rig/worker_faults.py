@@ -77,11 +77,13 @@ def wrong_clocks(trouble: Trouble) -> Steps:
 
 
 @fault(
-    "F28", "a server forks after first use, and two event loops share an app, while Redis restarts empty", place="redis"
+    "F28",
+    "a server forks after first use, one runs greenlets, and two loops share an app, while Redis restarts empty",
+    place="redis",
 )
 def forked_and_looped(trouble: Trouble) -> Steps:
     rig = trouble.rig
-    guests = rig.add_workers("forked", "looped")
+    guests = rig.add_workers("forked", "gevent", "looped")
     rig.workers += guests
     trouble.invite(guests)
     trouble.live(1.0)
