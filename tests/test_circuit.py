@@ -20,7 +20,8 @@ from vedsess_middleware.errors import (
 from vedsess_middleware.events import Event, StoreDegraded, StoreRecovered, StoreRefused
 from vedsess_middleware.stores.circuit import Circuit
 
-OPENING_AT_ONCE = sorted(set(get_args(Reason)) - {"timeout", "saturated"})
+SAYING_NOTHING: tuple[Reason, ...] = ("saturated", "locked")
+OPENING_AT_ONCE = sorted(set(get_args(Reason)) - {"timeout", "saturated", "locked"})
 
 
 class Rig:
@@ -114,7 +115,8 @@ def test_two_tries_of_one_call_that_timed_out_open_it(rig: Rig) -> None:
 
 def test_our_own_lack_of_connections_says_nothing_of_the_store(rig: Rig) -> None:
     for _ in range(5):
-        rig.refuse(unavailable("saturated", attempts=2))
+        for reason in SAYING_NOTHING:
+            rig.refuse(unavailable(reason, attempts=2))
     assert (rig.breaker.state, rig.events) == ("closed", [])
 
 

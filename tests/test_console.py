@@ -442,6 +442,11 @@ class TestStatus:
         assert vedsess("status", **variables(valkey.url, sqlite_url)).exit_code == 0
         assert valkey.cli("GET", "vedsess:epoch") == before
 
+    def test_it_makes_no_table(self, vedsess: Vedsess, valkey: RedisServer, tmp_path: Path) -> None:
+        url = f"sqlite:///{tmp_path}/empty.db"
+        assert rows_of(vedsess("status", **variables(valkey.url, url)))["sql"]["epoch"] == "none yet"
+        assert _tables(tmp_path / "empty.db") == set()
+
     def test_a_driver_for_event_loops_is_used_on_one(
         self, vedsess: Vedsess, valkey: RedisServer, postgres_url: str
     ) -> None:

@@ -254,7 +254,7 @@ def test_while_another_process_writes_sqlite_is_read_and_a_write_ends_as_busy(
     client = connect(sqlite_url, kind)
     client.ask(*CREATE, write=True)
     with write_lock(sqlite_url):
-        assert client.reason(*INSERT, write=True) == "busy"
+        assert client.reason(*INSERT, write=True) == "locked"
         assert client.ask("SELECT count(*) FROM t") == 1
     assert client.ask(*INSERT, write=True) == 2
 
@@ -388,7 +388,7 @@ def test_a_slow_statement_and_a_locked_table_cost_an_error_but_no_connection(
         other.execute("CREATE TABLE t (x int)")
         other.commit()
         other.execute("LOCK TABLE t")
-        assert client.reason("SELECT count(*) FROM t") == "busy"
+        assert client.reason("SELECT count(*) FROM t") == "locked"
     assert client.ask(PID) == pid
 
 
@@ -614,13 +614,13 @@ class DriverError(Exception):
     ("error", "name"),
     [
         (DriverError("x", sqlstate="53100"), "full"),
-        (DriverError("x", sqlstate="40001"), "busy"),
+        (DriverError("x", sqlstate="40001"), "locked"),
         (DriverError("x", sqlstate="57P01"), "loading"),
         (DriverError("x", sqlstate="08006"), "unreachable"),
         (DriverError("x", sqlite_errorcode=sqlite3.SQLITE_FULL), "full"),
         (DriverError("x", sqlite_errorcode=sqlite3.SQLITE_READONLY_DIRECTORY), "read-only"),
-        (DriverError("x", sqlite_errorcode=sqlite3.SQLITE_BUSY_SNAPSHOT), "busy"),
-        (DriverError(1205, "Lock wait timeout exceeded"), "busy"),
+        (DriverError("x", sqlite_errorcode=sqlite3.SQLITE_BUSY_SNAPSHOT), "locked"),
+        (DriverError(1205, "Lock wait timeout exceeded"), "locked"),
         (DriverError(1290, "running with the --read-only option"), "read-only"),
         (DriverError(2013, "Lost connection to MySQL server during query (timed out)"), "timeout"),
         (DriverError(2013, "Lost connection to MySQL server during query"), "unreachable"),

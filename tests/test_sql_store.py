@@ -486,7 +486,7 @@ def test_a_role_that_may_not_read_the_facts_is_a_misconfiguration(kind: str, new
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "sqlite-asyncio"], indirect=True)
-def test_a_locked_sqlite_is_busy_within_the_budget_and_can_be_read(kind: str, new_url: str) -> None:
+def test_a_locked_sqlite_says_so_within_the_budget_and_can_be_read(kind: str, new_url: str) -> None:
     with opened(kind, new_url, timeout=0.3) as store:
         store.run(store.create(KEY, a_record(AT)))
         with closing(sqlite3.connect(new_url.removeprefix("sqlite:///"))) as lock:
@@ -496,7 +496,7 @@ def test_a_locked_sqlite_is_busy_within_the_budget_and_can_be_read(kind: str, ne
             assert time.monotonic() - started_at < 0.9
             assert store.run(store.load(KEY, at=AT, refresh=60.0)).values == {"a": "1"}
         assert isinstance(error, StoreUnavailable)
-        assert error.reason == "busy"
+        assert error.reason == "locked"
         assert store.run(store.update(KEY, a_delta(AT, put={"a": "2"}))).version == (2, 0)
 
 

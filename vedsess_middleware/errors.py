@@ -27,7 +27,9 @@ __all__ = [
     "StoreUnavailable",
 ]
 
-Reason = Literal["unreachable", "timeout", "loading", "read-only", "full", "busy", "saturated", "open", "restarted"]
+Reason = Literal[
+    "unreachable", "timeout", "loading", "read-only", "full", "busy", "locked", "saturated", "open", "restarted"
+]
 
 
 class SessionError(Exception):
@@ -59,8 +61,8 @@ class StoreUnavailable(StoreError):
 
     Args:
         message: what failed, without ids and secrets.
-        reason: the kind of failure; `saturated` is our own lack of connections, `open` an open circuit breaker,
-            `restarted` an `EpochMissing`.
+        reason: the kind of failure; `locked` is another's lock on the same data, `saturated` our own lack of
+            connections, `open` an open circuit breaker, `restarted` an `EpochMissing`.
         attempts: how many tries failed before this was raised.
     """
 

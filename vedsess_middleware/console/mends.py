@@ -137,6 +137,7 @@ _REASONS: dict[str, tuple[str, str]] = {
     "loading": ("{server} is still starting", "wait until it has loaded its data, then try again"),
     "read-only": ("{place} is a replica, or takes no writes", "point {source} at the primary"),
     "full": ("{server} is full, or cannot save", "give it more memory or disk; for Redis see maxmemory and its log"),
+    "locked": ("{server} waited for a lock in vain", "look for a long transaction, or a process that stands still"),
     "busy": ("{server} is too busy to answer", "look for long scripts or transactions, and for too many clients"),
     "saturated": ("all connections of this process are in use", "try again"),
     "open": ("{server} failed a moment ago", "see the failure above"),

@@ -11,7 +11,7 @@ from vedsess_middleware.console.stores import database_url, each_store, opened
 from vedsess_middleware.errors import EpochMissing, StoreError
 from vedsess_middleware.events import EventCounts
 from vedsess_middleware.settings import Settings
-from vedsess_middleware.stores.contract import Stats, Store
+from vedsess_middleware.stores.contract import News, Stats, Store
 from vedsess_middleware.stores.failover import FailoverStore, Health
 from vedsess_middleware.stores.redis import RedisStore
 from vedsess_middleware.stores.sql import SQLStore
@@ -115,18 +115,19 @@ async def _settle(store: FailoverStore, seconds: float, wait: Wait) -> str:
 def _left(health: Health) -> str:
     if health.primary != "closed" or health.secondary != "closed":
         return "a store does not answer; `vedsess check` says why"
-    return "Redis is being compared with SQL" if health.refencing else f"{health.dirty} records are to be drained"
+    if health.refencing:
+        return "Redis is being compared with SQL"
+    if health.dirty:
+        return f"{health.dirty} records are to be drained"
+    return f"{max(health.copies, health.owed)} copies are owed to SQL"
 
 
 async def _state(store: Store, epoch: str) -> tuple[dict[str, int | str], str]:
     if isinstance(store, SQLStore):
-        news = await store.poll()
-        waiting_rows = f"{len(news.dirty)}{'' if news.complete else ' or more'}"
-        return {
-            "answers": "yes",
-            "epoch": news.epoch[:8] or "none yet",
-            "rows that Redis may not know": waiting_rows,
-        }, (news.epoch)
+        news = await store.poll() if await store.has_table() else News()  # asking would make it
+        dirty = f"{len(news.dirty)}{'' if news.complete else ' or more'}"
+        told = {"answers": "yes", "epoch": news.epoch[:8] or "none yet", "rows that Redis may not know": dirty}
+        return told, news.epoch
     assert isinstance(store, RedisStore)
     owed = await store.unconfirmed(limit=_MOST_LISTED)
     facts: dict[str, int | str] = {"answers": "yes", "copies that SQL is owed": len(owed)}

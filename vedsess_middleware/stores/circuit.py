@@ -1,7 +1,7 @@
 """A store behind its circuit breaker: how each of its failures counts, and who hears of it."""
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import TypeVar
 
 from vedsess_middleware.breaker import CircuitBreaker
@@ -14,7 +14,8 @@ __all__ = ["Circuit"]
 T = TypeVar("T")
 
 _REPEAT_AFTER = 60.0
-_SOFT: tuple[Reason, ...] = ("timeout",)
+# Our own lack of connections, and somebody's lock on the same data.
+_SAYS_NOTHING: tuple[Reason, ...] = ("saturated", "locked")
 
 
 class Circuit:
@@ -25,7 +26,6 @@ class Circuit:
         breaker: says when it is.
         on_event: told of each change, and at once of each refusal.
         trial: a request may itself be the probe of an open breaker; otherwise only `probe` is.
-        soft: reasons that open it only when they come again soon.
         clock: monotonic seconds.
     """
 
@@ -36,12 +36,10 @@ class Circuit:
         *,
         on_event: EventHook,
         trial: bool,
-        soft: Collection[Reason] = _SOFT,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.breaker = breaker
         self._name, self._on_event, self._trial, self._clock = name, on_event, trial, clock
-        self._soft = soft
         self._said: dict[str, float] = {}
 
     async def ask(self, call: Callable[[], Maybe[T]]) -> T:
@@ -97,9 +95,9 @@ class Circuit:
         return answer
 
     def _count(self, error: StoreUnavailable) -> bool:
-        if error.reason == "saturated":  # our own lack of connections
+        if error.reason in _SAYS_NOTHING:
             return False
-        if self.breaker.failed(attempts=error.attempts, hard=error.reason not in self._soft):
+        if self.breaker.failed(attempts=error.attempts, hard=error.reason != "timeout"):
             self._on_event(StoreDegraded(store=self._name, reason=error.reason))
         return True
 

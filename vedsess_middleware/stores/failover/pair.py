@@ -65,7 +65,7 @@ class Pair:
         self.mirror, self.clock, self.wait, self.on_event = mirror, clock, wait, on_event
         circuit = partial(Circuit, on_event=on_event, clock=clock)
         self.first = circuit(primary.name, CircuitBreaker(clock), trial=False)
-        self.second = circuit(secondary.name, CircuitBreaker(clock), trial=True, soft=("timeout", "busy"))
+        self.second = circuit(secondary.name, CircuitBreaker(clock), trial=True)
         self.trust, self.copies = Trust(clock), Copies()
         self.missed: dict[str, Missed] = {}
         self.dirty: set[str] = set()

@@ -102,7 +102,10 @@ class Reader:
         if copy is not None and (row is None or not row.contains(copy) or copy.expires_at > row.expires_at):
             if not pair.mirrors:
                 return both(row, copy)
-            row = await pair.second.ask(partial(pair.secondary.mirror, key, copy))
+            try:
+                row = await pair.second.ask(partial(pair.secondary.mirror, key, copy))
+            except StoreUnavailable:
+                return both(row, copy)  # it stays where it is, for the next one
             pair.note(key, row)
         if row is not None and not row.gone and row.last_activity + wanted.refresh < wanted.at < row.expires_at:
             row = row.used(wanted.at)

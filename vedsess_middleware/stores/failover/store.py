@@ -39,6 +39,7 @@ class Health:
         refencing: the primary was restarted, or is another one: its copies do not count until that is mended.
         copies: records that this process owes the secondary.
         dirty: records that the primary is to be told of, as far as this process knows.
+        owed: copies that some process owed the secondary, when the primary was asked last.
         settled: both serve, and neither owes the other anything.
     """
 
@@ -48,6 +49,7 @@ class Health:
     refencing: bool
     copies: int
     dirty: int
+    owed: int
     settled: bool
 
 
@@ -117,6 +119,7 @@ class FailoverStore:
             refencing=trust.missing is not None,
             copies=len(pair.copies),
             dirty=len(pair.dirty),
+            owed=self._upkeep.owed,
             settled=self._upkeep.settled,
         )
 

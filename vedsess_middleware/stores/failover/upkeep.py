@@ -44,6 +44,11 @@ class Upkeep:
         )
 
     @property
+    def owed(self) -> int:
+        """How many copies the primary listed when it was asked last, those of other processes too."""
+        return len(self._listed)
+
+    @property
     def settled(self) -> bool:
         """Whether both stores serve, and neither owes the other anything."""
         pair = self._pair

@@ -33,7 +33,7 @@ from vedsess_middleware.stores.sql.bounded import (
     ends_at,
     psycopg_classes,
 )
-from vedsess_middleware.stores.sql.faults import is_busy, is_missing_table, translate, was_disconnected
+from vedsess_middleware.stores.sql.faults import is_locked, is_missing_table, translate, was_disconnected
 
 __all__ = [
     "async_engine",
@@ -90,7 +90,7 @@ def for_writes(engine: AnyEngine) -> AnyEngine:
     """The same engine over the same pool, for transactions that will write.
 
     On SQLite they take the write lock when they begin (`BEGIN IMMEDIATE`).  A plain transaction that reads and then
-    writes fails as `busy` if anyone wrote in between, whatever the timeout.  Other databases see no difference.
+    writes fails as `locked` if anyone wrote in between, whatever the timeout.  Other databases see no difference.
     """
     return engine.execution_options(**{_WRITE: True})
 
@@ -192,7 +192,7 @@ def _listen_sqlite(engine: Engine, timeout: float) -> None:
     @event.listens_for(engine, "connect")
     def set_pragmas(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
         cursor = connection.cursor()
-        with _busy_ignored():  # another process is switching this very moment
+        with _lock_ignored():  # another process is switching this very moment
             cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute(f"PRAGMA busy_timeout={int(timeout * 1000)}")
         cursor.execute("PRAGMA synchronous=FULL")
@@ -210,11 +210,11 @@ def _listen_sqlite(engine: Engine, timeout: float) -> None:
 
 
 @contextmanager
-def _busy_ignored() -> Iterator[None]:
+def _lock_ignored() -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        if not is_busy(error):
+        if not is_locked(error):
             raise
 
 

@@ -9,17 +9,17 @@ from sqlalchemy import exc
 
 from vedsess_middleware.errors import Reason, StoreError, StoreMisconfigured, StoreUnavailable
 
-__all__ = ["is_busy", "is_missing_table", "translate", "was_disconnected"]
+__all__ = ["is_locked", "is_missing_table", "translate", "was_disconnected"]
 
 Code = int | str | None
 Fault = Reason | Literal["misconfigured"]
 
 # Result codes of SQLite (below 1000), error numbers of MySQL, SQLSTATEs of PostgreSQL (two characters: the class).
 _CODES: dict[Fault, tuple[int | str, ...]] = {
-    "busy": (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
-    + (1040, 1203, 1205, 1213, "40", "53300", "55P03"),
+    "busy": (1040, 1203, "53300"),
     "full": (sqlite3.SQLITE_FULL, 1021, 1114, "53"),
     "loading": (1053, "57P01", "57P02", "57P03"),
+    "locked": (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL, 1205, 1213, "40", "55P03"),
     "misconfigured": (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
     + (1044, 1045, 1049, 1130, 1142, 1146, 1227, 1698, 2061, "28", "3D", "3F", "42501", "42P01", "55000"),
     "read-only": (sqlite3.SQLITE_READONLY, 1290, 1792, 1836, "25006"),
@@ -56,9 +56,9 @@ def is_missing_table(error: BaseException) -> bool:
     return code in ("42P01", 1146) or (code == sqlite3.SQLITE_ERROR and "no such table" in str(error.orig))
 
 
-def is_busy(error: sqlite3.Error) -> bool:
+def is_locked(error: sqlite3.Error) -> bool:
     """Whether SQLite met another connection's lock."""
-    return _FAULTS.get(_code(error)) == "busy"
+    return _FAULTS.get(_code(error)) == "locked"
 
 
 def translate(error: exc.SQLAlchemyError | OSError, what: str) -> StoreError:
