@@ -126,7 +126,11 @@ async def _state(store: Store, epoch: str) -> tuple[dict[str, int | str], str]:
     if isinstance(store, SQLStore):
         news = await store.poll() if await store.has_table() else News()  # asking would make it
         dirty = f"{len(news.dirty)}{'' if news.complete else ' or more'}"
-        told = {"answers": "yes", "epoch": news.epoch[:8] or "none yet", "rows that Redis may not know": dirty}
+        told: dict[str, int | str] = {
+            "answers": "yes",
+            "epoch": news.epoch[:8] or "none yet",
+            "rows that Redis may not know": dirty,
+        }
         return told, news.epoch
     assert isinstance(store, RedisStore)
     owed = await store.unconfirmed(limit=_MOST_LISTED)
