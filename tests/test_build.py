@@ -14,6 +14,7 @@ from tests.clients import SECRET_KEY, AsgiBrowser, Browser, WsgiBrowser, asgi_ap
 from tests.servers import RedisServer, free_port
 from vedsess_middleware import ConfigurationError, JsonCodec, SessionManager, Settings, asgi, run_blocking, wsgi
 from vedsess_middleware.build import DEFAULT_DATABASE_URL, build_manager, build_store
+from vedsess_middleware.events import Event
 from vedsess_middleware.stores.contract import Store
 from vedsess_middleware.stores.failover import FailoverStore
 from vedsess_middleware.stores.memory import MemoryStore
@@ -233,3 +234,18 @@ def test_the_default_database_is_said_once_in_the_log(build: Built, caplog: pyte
 def test_building_opens_no_connection(build: Built) -> None:
     build(secret_key=SECRET_KEY, redis_url=NOWHERE, database_url="postgresql://x@127.0.0.1:1/x")
     assert list(Path().iterdir()) == []
+
+
+def test_the_events_of_the_manager_and_of_its_stores_are_counted_together(valkey: RedisServer, sqlite_url: str) -> None:
+    told: list[Event] = []
+    settings = Settings(secret_key=SECRET_KEY, redis_url=valkey.url, database_url=sqlite_url)
+    manager = build_manager(settings, is_async=False, on_event=told.append)
+    session = run_blocking(manager.open())
+    session["n"] = 1
+    cookie = run_blocking(manager.commit(session))
+    assert cookie
+    valkey.cli("SCRIPT", "FLUSH")
+    run_blocking(manager.open(cookie.partition(";")[0]))
+    assert manager.counters == {"SessionCreated": 1, "StoreRestarted": 1}
+    assert [type(event).__name__ for event in told] == ["SessionCreated", "StoreRestarted"]
+    manager.close()
