@@ -45,7 +45,8 @@ class Requests(Background):
             return self.loaded(st, op._replace(base=record), slot, word)
         if word == "miss":
             old = record if self.rules.absorb else None
-            return [("miss", self.to(st, slot, op._replace(old=old, leased=self.may_fill(st, op)), "read_row"))]
+            op = op._replace(old=old, leased=self.may_fill(st, op), asked=True)
+            return [("miss", self.to(st, slot, op, "read_row"))]
         return [(word, self.to(self.distrusted(st, op.worker), slot, op, "read_row"))]
 
     def may_fill(self, st: State, op: Op) -> bool:
@@ -53,25 +54,48 @@ class Requests(Background):
         return not self.rules.fill_heeds_list or st.masters[st.workers[op.worker].home].todo == NO_TAG
 
     def read_row(self, st: State, op: Op, slot: str) -> Steps:
-        """Read the row; first merge what a miss or this process holds beyond it."""
+        """Read the row; first merge what a miss has found beyond it."""
         if not st.sql_up:
             return self.unavailable(st, op, slot)
-        for snap in ((op.old,) if op.old else ()) + self.own_pending(st, op):
-            st = self.mirrored(st, op.worker, snap)
-        row = st.row
-        if row.tomb:
+        if op.old:
+            st = self.mirrored(st, op.worker, op.old)
+        record = self.with_own_pending(st, op)
+        if self.lacks(record, op) and self.rules.peek and not op.asked and st.workers[op.worker].link:
+            return [
+                ("looks into Redis", self.to(st, slot, op._replace(old=self.peeked(st, op), asked=True), "read_row"))
+            ]
+        if record.tomb:
             return self.loaded(st, op, slot, "tombstone")
-        behind = self.rules.token and not self.covers(row.version, op.token)
-        if (behind or not row.fields.own) and self.rules.wait and self.mirror_under_way(st):
+        if self.lacks(record, op) and self.rules.wait and self.mirror_under_way(st):
             return []
-        if not row.fields.own:
+        if not record.fields.own:
             return self.loaded(st, op, slot, "no row")
-        op = op._replace(base=Snapshot(row.version, row.fields), old=None, leased=op.leased and not row.dirty)
-        return self.loaded(st, op, slot, "row")
+        untouched = record.version == st.row.version and not st.row.dirty
+        return self.loaded(st, op._replace(base=record, old=None, leased=op.leased and untouched), slot, "row")
 
-    def own_pending(self, st: State, op: Op) -> tuple[Snapshot, ...]:
-        """Return the snapshots that this process has yet to mirror."""
-        return st.workers[op.worker].pending if self.rules.own_pending else ()
+    def lacks(self, record: Snapshot, op: Op) -> bool:
+        """Tell whether the browser has seen more than this record holds."""
+        behind = self.rules.token and not self.covers(record.version, op.token)
+        return not record.tomb and (behind or not record.fields.own)
+
+    def peeked(self, st: State, op: Op) -> Snapshot | None:
+        """Return the copy that is in Redis, of whatever epoch."""
+        copy = self.copy_seen_by(st, op.worker)
+        if copy.kind == "tomb":
+            return Snapshot(copy.version, st.row.fields, tomb=True)
+        return as_snapshot(copy) if copy.kind == "live" else None
+
+    def with_own_pending(self, st: State, op: Op) -> Snapshot:
+        """Return the row together with the snapshots that this process has yet to mirror."""
+        record = Snapshot(st.row.version, st.row.fields, tomb=st.row.tomb)
+        for snap in st.workers[op.worker].pending if self.rules.own_pending else ():
+            if snap.tomb or record.tomb:
+                record = record._replace(tomb=True)
+            elif record.fields.own:
+                record = Snapshot(join(record.version, snap.version), self.merged(record, snap))
+            else:
+                record = Snapshot(snap.version, snap.fields)
+        return record
 
     def loaded(self, st: State, op: Op, slot: str, source: str) -> Steps:
         """Answer a read; go on to the commit of a write."""

@@ -19,7 +19,11 @@ FAULTS = (
 
 @dataclass(frozen=True)
 class Rules:
-    """The protocol, one switch for each mechanism."""
+    """The protocol, one switch for each mechanism.
+
+    `own_pending`, `carry_pending` and `peek` save a reader the wait for a mirror, which has a bound in the code and none
+    here: so the model needs at most one of them.
+    """
 
     mirror: str = "after"  # "after" or "before" the response
     token: bool = True  # the cookie carries the newest version that this browser saw
@@ -28,7 +32,8 @@ class Rules:
     deletion_stamp: bool = True  # a deleted field keeps its stamp
     absorb: bool = True  # a miss merges the old copy that it found into SQL
     merge_fill: bool = True  # a fill merges into a live copy; False: it replaces a copy that is not newer
-    own_pending: bool = True  # a miss also merges the snapshots that its own process has yet to mirror
+    own_pending: bool = True  # a reader of the row also sees the snapshots that its own process has yet to mirror
+    peek: bool = True  # a process that does not trust Redis merges what is there, where the row lacks what it looks for
     lineage: bool = True  # Redis refuses a commit when SQL took a write since the record was loaded
     wait: bool = True  # a reader whose token is ahead of SQL waits for the mirror under way
     carry: bool = True  # a degraded commit merges the record that it had loaded

@@ -112,6 +112,7 @@ class Op(NamedTuple):
     base: Snapshot | None = None
     old: Snapshot | None = None  # the copy found on a miss
     leased: bool = False
+    asked: bool = False  # Redis has answered
     writer: int = 0
     polled: bool = False
     epoch: int = 0  # of a logout: the epoch in which it wrote the tombstone
