@@ -21,8 +21,8 @@ FAULTS = (
 class Rules:
     """The protocol, one switch for each mechanism.
 
-    `own_pending`, `carry_pending` and `peek` save a reader the wait for a mirror, which has a bound in the code and none
-    here: so the model needs at most one of them.
+    `own_pending`, `carry_pending` and `peek` save a reader the wait for a mirror.  It has a bound in the code and none
+    here, so the model needs at most one of them.
     """
 
     mirror: str = "after"  # "after" or "before" the response
