@@ -33,7 +33,7 @@ class CircuitBreaker:
         threshold: int = 2,
         window: float = 2.0,
         first_wait: float = 0.5,
-        longest_wait: float = 5.0,
+        longest_wait: float = 2.0,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._clock, self._jitter = clock, jitter
