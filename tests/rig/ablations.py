@@ -1,7 +1,7 @@
 """The protocol with one rule taken out: the oracle has to notice each.
 
-An ablation changes the package in the worker's process, before anything is built.  Only rules whose absence shows within
-minutes of real time are here; the model takes out each of them.
+An ablation changes the package in the worker's process, before anything is built.  Here are the rules whose absence
+shows within minutes of real time; the model takes out each one.
 """
 
 from collections.abc import Callable
