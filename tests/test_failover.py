@@ -16,7 +16,13 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from tests.servers import RedisFactory
 from tests.stores import IDLE, NEVER, Fault, Faulty, a_delta, a_record, key, now, quiet
 from vedsess_middleware.concurrency import run_blocking
-from vedsess_middleware.errors import ConfigurationError, CorruptRecord, SessionExists, StoreUnavailable
+from vedsess_middleware.errors import (
+    ConfigurationError,
+    CorruptRecord,
+    SessionExists,
+    StoreMisconfigured,
+    StoreUnavailable,
+)
 from vedsess_middleware.events import (
     CopyOwed,
     CopyPickedUp,
@@ -683,6 +689,9 @@ def test_whatever_happens_to_the_secondary_the_primary_serves_and_the_copy_lands
     pair.secondary.always = fault
     if name == "write":
         assert pair.write(token, a="3", drop=("b",)).version == (0, 2)
+    elif name == "revocation":  # there may be sessions that only the secondary knows of
+        with pytest.raises(StoreUnavailable):
+            operation(pair, token)
     else:
         operation(pair, token)
     for _ in range(3):
@@ -1017,7 +1026,7 @@ def test_a_browser_that_was_answered_long_ago_waits_for_nobody() -> None:
     pair, token = started("after-response")
     assert pair.load(token=Version(token.s, token.r + 1))
     assert pair.waited == []
-    assert pair.told(WritesLost) == []
+    assert pair.told(WritesLost) == [WritesLost(session=KEY[:8])]
 
 
 def test_of_a_session_that_is_over_nothing_is_waited_for() -> None:
@@ -1233,6 +1242,84 @@ def test_a_copy_that_its_process_gets_to_late_is_not_picked_up_at_once() -> None
     assert values_in(pair.secondary) == {"a": "9", "b": "2"}
     other.after_response()
     assert pair.primary.store.unconfirmed(limit=9) == {}
+
+
+def test_a_write_to_a_session_that_is_over_costs_no_trust() -> None:
+    pair, _ = started("after-response")
+    assert pair.write(Version(0, 1), OTHER, a="1", read=False) is None
+    assert pair.store.health.dirty == 0
+    assert pair.store._pair.trust.held
+
+
+def test_one_key_that_the_primary_refuses_costs_no_other_session_its_trust() -> None:
+    pair, token = started("after-response")
+    pair.primary.next_faults = ["one key"] * 3
+    assert pair.values(token=token) == OLD
+    assert pair.store._pair.trust.held
+    pair.write(token, a="9")
+    pair.create(OTHER)
+    fill = pair.primary.store.fill
+
+    def refuse_one(name: str, record: Record, *, lease: str = "") -> Record | None:
+        if name == KEY:
+            raise StoreMisconfigured("wrong type", one_key=True)
+        return fill(name, record, lease=lease)
+
+    vars(pair.primary.store)["fill"] = refuse_one
+    for _ in range(3):
+        pair.time += 1.0
+        pair.after_response()
+        record = pair.load(OTHER)
+        assert record
+        assert record.served_by == "primary"
+    assert set(pair.owed()) == {KEY}
+
+
+def test_for_want_of_a_connection_of_ours_trust_is_not_kept() -> None:
+    pair, token = started("after-response")
+    pair.time += 10.0
+    pair.secondary.next_faults = ["saturated"]
+    record = pair.load(token=token)
+    assert record
+    assert record.served_by == "secondary"
+
+
+def test_a_secondary_that_lost_the_epoch_gets_a_new_one() -> None:
+    pair, token = started("after-response")
+    restarted(pair)
+    pair.values(token=token)
+    pair.secondary.store._news.clear()
+    pair.heal()
+    assert len(pair.secondary.store._news) == 1
+    pair.settle(KEY)
+    record = pair.load(token=token)
+    assert record
+    assert record.served_by == "primary"
+
+
+def test_two_primaries_with_processes_of_their_own_do_not_chase_each_other() -> None:
+    pair, token = started("after-response")
+    other = Pair()
+    other.secondary.store = pair.secondary.store
+    for _ in range(6000):
+        for each in (pair, other):
+            each.time += 0.1
+            each.values(token=token)
+            each.after_response()
+    epochs = len(pair.told(StoreRefenced)) + len(other.told(StoreRefenced))
+    assert 2 <= epochs <= 40
+
+
+def test_an_epoch_is_given_out_once_to_be_installed() -> None:
+    pair, token = started("after-response")
+    restarted(pair)
+    pair.values(token=token)
+    pair.after_response()
+    trust = pair.store._pair.trust
+    missing = trust.missing
+    assert missing
+    pair.time += 2.1
+    assert [bool(trust.installing(missing)) for _ in range(2)] == [True, False]
 
 
 def test_the_health_says_what_is_the_matter() -> None:

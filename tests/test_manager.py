@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, TypeVar, cast
 
 import pytest
@@ -25,10 +25,13 @@ from vedsess_middleware import (
     wsgi,
 )
 from vedsess_middleware.build import build_manager
+from vedsess_middleware.cookies import CookieJar, Ticket
+from vedsess_middleware.events import Event, WritesLost
 from vedsess_middleware.request import RequestInfo
 from vedsess_middleware.stores.contract import Store
 from vedsess_middleware.stores.failover import FailoverStore
 from vedsess_middleware.stores.memory import MemoryStore
+from vedsess_middleware.stores.record import Version
 from vedsess_middleware.stores.redis import RedisStore
 from vedsess_middleware.stores.sql import SQLStore
 
@@ -553,3 +556,35 @@ def test_a_store_that_refuses_is_said_aloud(clock: Clock) -> None:
     with pytest.raises(StoreMisconfigured):
         rig.commit(session)
     assert [event.reason for event in rig.of(events.StoreRefused)] == ["the password is wrong"]
+
+
+def test_a_loss_that_has_been_said_is_not_looked_for_again() -> None:
+    events, waited, at = list[Event](), list[float](), [1.9e9]
+    store = FailoverStore(
+        MemoryStore(), MemoryStore(counts="s"), clock=lambda: at[0], wait=waited.append, on_event=events.append
+    )
+    settings = Settings(secret_key=SECRET_KEY)
+    manager = SessionManager(store, settings, clock=lambda: at[0], on_event=lambda event: None)
+
+    def answered(cookies: str) -> tuple[Session, str]:
+        session = run_blocking(manager.open(cookies))
+        session["n"] = session.get("n", 0) + (not cookies)
+        header = run_blocking(manager.commit(session))
+        run_blocking(manager.after_response())
+        return session, header.partition(";")[0] if header else cookies
+
+    _, cookies = answered("")
+    [ticket] = CookieJar(settings).read(cookies)
+    assert isinstance(ticket, Ticket)
+    ahead = replace(ticket, token=Version(ticket.token.s, ticket.token.r + 1))
+    cookies = CookieJar(settings).set(ahead, secure=False).partition(";")[0]
+    session, cookies = answered(cookies)
+    assert (session.stale, session["n"]) == (True, 1)
+    assert [type(event) for event in events].count(WritesLost) == 1
+    waited.clear()
+    for _ in range(3):
+        at[0] += 1.0
+        session, cookies = answered(cookies)
+        assert (session.stale, session["n"]) == (False, 1)
+    assert waited == []
+    assert [type(event) for event in events].count(WritesLost) == 1

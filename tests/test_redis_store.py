@@ -14,7 +14,7 @@ import redis.asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.servers import RedisFactory, RedisServer, eventually, redis_binary, redis_ids
+from tests.servers import RedisFactory, RedisServer, RedisServers, eventually, redis_binary, redis_ids
 from tests.stores import IDLE, NEVER, Proxy, Subject, a_delta, a_record, a_tombstone, driven, key, now, proxied, running
 from vedsess_middleware.errors import CorruptRecord, EpochMissing, StoreMisconfigured, StoreUnavailable
 from vedsess_middleware.events import Event, StoreRestarted
@@ -202,16 +202,14 @@ async def test_a_lease_where_nothing_is_lasts_three_seconds_from_the_last_miss(
 
 
 @driven
-async def test_a_lease_on_a_copy_neither_shortens_nor_lengthens_its_life(
-    store: Subject, redis_server: RedisServer
-) -> None:
+async def test_a_miss_leaves_a_copy_that_is_there_as_it_is(store: Subject, redis_server: RedisServer) -> None:
     view, at = under(store), now()
     await view.install()
     await store.create(KEY, a_record(at))
     before = redis_server.cli("HGETALL", HASH)
     answer = await view.find(KEY, at=at, refresh=NEVER)
     assert IDLE - 10.0 < redis_server.cli("PTTL", HASH) / 1000 <= IDLE
-    assert redis_server.cli("HGETALL", HASH) == before | {"lease": answer.lease}
+    assert redis_server.cli("HGETALL", HASH) == before
     await view.fill(KEY, a_record(at).born(Version(0, 1)), lease=answer.lease)
     assert redis_server.cli("HGETALL", HASH) == before | {"epoch": EPOCH}
 
@@ -697,6 +695,27 @@ def test_an_epoch_that_one_server_of_a_cluster_lacks_is_missing(
         store.run(view.install())
         cluster[restarted].cli("SCRIPT", "FLUSH")
         assert store.run(asked(view)) == "missing"
+
+
+@pytest.mark.parametrize("server_id", redis_ids())
+def test_the_process_of_a_cluster_of_one_server_is_known(
+    fresh_redis: RedisFactory, server_id: str, is_async: bool
+) -> None:
+    server = fresh_redis(server_id, "--cluster-enabled", "yes")
+    server.cli("CLUSTER", "ADDSLOTS", *range(16384))
+    eventually(partial(_is_whole, server))
+    with store_on([server], is_async=is_async) as store:
+        run_id = server.cli("INFO", "server")["run_id"]
+        assert store.run(store.identity()) == (run_id[:8] if server_id == "redis-6.2" else "")
+        view = under(store, epoch_of(store))
+        store.run(view.install())
+        assert store.run(asked(view)) == "installed"
+
+
+def test_an_epoch_that_names_another_process_is_missing_when_it_is_installed(redis_servers: RedisServers) -> None:
+    url = redis_servers["redis-6.2"].empty().url
+    with running(RedisStore.from_url(url, is_async=False, timeout=2.0)) as store, pytest.raises(EpochMissing):
+        store.run(under(store, f"{EPOCH}.00000000").install())
 
 
 # -- lost replies and dead connections ---------------------------------------------------------------------------------

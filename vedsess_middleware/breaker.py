@@ -1,7 +1,8 @@
 """A circuit breaker without I/O: it says when a store may be asked, and is told how that went.
 
 closed: every request asks.  open: none does.  half-open: one prober in this process does.
-It is a saving of time only: nothing that the stores promise depends on its state.
+It saves time.  What the stores promise does not depend on it, but for one thing: while the breaker of the secondary is
+open, the primary is trusted without it.
 """
 
 import random

@@ -64,10 +64,14 @@ class StoreUnavailable(StoreError):
         reason: the kind of failure; `locked` is another's lock on the same data, `saturated` our own lack of
             connections, `open` an open circuit breaker, `restarted` an `EpochMissing`.
         attempts: how many tries failed before this was raised.
+        one_key: only this record is out of reach; the store itself serves.
     """
 
-    def __init__(self, message: str, *, reason: Reason = "unreachable", attempts: int = 1) -> None:
+    def __init__(
+        self, message: str, *, reason: Reason = "unreachable", attempts: int = 1, one_key: bool = False
+    ) -> None:
         super().__init__(message)
+        self.one_key = one_key
         self.reason: Reason = reason
         self.attempts = attempts
 

@@ -130,7 +130,7 @@ def cleanup(ctx: click.Context) -> None:
 @click.option("--json", "in_json", is_flag=True, help="For programs.")
 @click.pass_context
 def status(ctx: click.Context, in_json: bool) -> None:
-    """Show whether each store answers, and what it owes the other.  Changes nothing.
+    """Show whether each store answers, and what it owes the other.  Changes nothing in them.
 
     Exits with 1 if a store did not answer.
     """

@@ -114,7 +114,7 @@ class Commit:
         assert ticket is not None
         assert record is not None
         if not changes:
-            return self._answer(ticket, record.version)
+            return self._answer(ticket, record.version, stale=record.stale)
         # A stale record is the newest there is: nothing is gained by asking for more.
         base = record.version if record.stale else ticket.token.join(record.version)
         delta = self.parts.delta(changes, base, record)
@@ -127,7 +127,7 @@ class Commit:
         state.record = replace(newest, served_by=record.served_by)
         known = {**state.encoded, **changes.put}
         state.encoded = {name: text for name, text in known.items() if name not in changes.drop}
-        return self._answer(ticket, written.version)
+        return self._answer(ticket, written.version, stale=record.stale)
 
     async def _write_unread(self, changes: Changes) -> str | None:
         """The app wrote and never read, so the record was not loaded: one round trip does."""
@@ -159,9 +159,13 @@ class Commit:
         state.intent, state.encoded = None, self.session.encode()
         self.parts.on_event(WriteRefused(session=key[:8], reason=reason))
 
-    def _answer(self, ticket: Ticket, version: Version) -> str | None:
-        """A cookie where the browser has to know something new, or the one it has is getting old."""
-        state, at, token = state_of(self.session), self.parts.now, ticket.token.join(version)
+    def _answer(self, ticket: Ticket, version: Version, *, stale: bool = False) -> str | None:
+        """A cookie where the browser has to know something new, or the one it has is getting old.
+
+        What is lost, and said to be, is not looked for again: then the cookie tells what there is.
+        """
+        state, at = state_of(self.session), self.parts.now
+        token = version if stale else ticket.token.join(version)
         aged = at - ticket.issued_at > self.parts.settings.idle_timeout / 2
         if token == ticket.token and ticket.newest_key and not aged:
             return None

@@ -83,7 +83,7 @@ class Circuit:
         except StoreMisconfigured as error:
             judged = True
             self._refused(error)
-            raise StoreUnavailable(f"{self._name} refuses: {error}") from error
+            raise StoreUnavailable(f"{self._name} refuses: {error}", one_key=error.one_key) from error
         except StoreError:
             judged = True
             self._answered()

@@ -41,7 +41,8 @@ class Copies:
         """Owe a copy; merged with one that waits already.  Of too many, the oldest goes: the primary lists it."""
         with self._lock:
             known = self._waiting.pop(key, None)
-            copy = self._waiting[key] = Copy(merge(known.record, record) if known else record, due)
+            copy = Copy(merge(known.record, record), due or known.due) if known else Copy(record, due)
+            self._waiting[key] = copy
             if len(self._waiting) > _MOST:
                 del self._waiting[next(iter(self._waiting))]
         return copy

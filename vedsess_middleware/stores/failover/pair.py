@@ -110,8 +110,9 @@ class Pair:
                 return None
             try:
                 alone = not await self._renewed()
-            except StoreUnavailable:
-                alone = True
+            except StoreUnavailable as error:
+                # Not for want of a connection of ours, or because of a lock: the others may be writing there.
+                alone = error.reason not in ("saturated", "locked")
             if trust.missing is not None or not (trust.held or (alone and await self._remembered())):
                 return None
         return self.under(trust.epoch)
@@ -170,8 +171,9 @@ class Pair:
             if self.trust.miss(view.epoch):
                 self.on_event(StoreRestarted(store=self.primary.name))
             raise
-        except StoreUnavailable:
-            self.trust.distrust()
+        except StoreUnavailable as error:
+            if not error.one_key:
+                self.trust.distrust()
             raise
         self.trust.answered(view.epoch)
         return answer

@@ -83,8 +83,8 @@ class Reader:
             if found.hit or (found.record is not None and found.record.gone) or not pair.mirrors:
                 return view, found
             # A row without a write that is under way must not be filled in: asked before the row is read.
-            filled_by_others = denied or await pair.ask(view, partial(view.is_due, key))
-            return (None if filled_by_others else view), found
+            spared = denied or await pair.ask(view, partial(view.is_due, key))
+            return (None if spared else view), found
         except CorruptRecord:
             return view, Found()  # as good as lost: the row takes its place
         except StoreUnavailable:
@@ -120,14 +120,13 @@ class Reader:
         if not asked:
             copy = await self._peeked(wanted.key)
             row = await self._row(wanted, copy) if copy else row
-        if not wanted.fresh or wanted.is_in(row):
-            return row
-        for seconds in _WAITS:
-            await settle(pair.wait(seconds))
-            row = await self._row(wanted, copy)
+        for seconds in _WAITS if wanted.fresh else ():
             if wanted.is_in(row):
                 return row
-        pair.on_event(WritesLost(session=wanted.key[:8]))
+            await settle(pair.wait(seconds))
+            row = await self._row(wanted, copy)
+        if not wanted.is_in(row) and (row is not None or wanted.fresh):
+            pair.on_event(WritesLost(session=wanted.key[:8]))
         return row
 
     async def _peeked(self, key: str) -> Record | None:

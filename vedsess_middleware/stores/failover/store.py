@@ -1,7 +1,8 @@
 """The store contract on two stores.
 
 Whatever either store holds is brought together by merging, so a request never needs to know what happened before it.
-The rules are those of docs/protocol.md, one method each, under the same names.
+The rules are those of docs/protocol.md: load is in `reading`; commit, replace and end are here; mirror, fill, drain,
+refence and pick up ride after a response, in `upkeep`.
 """
 
 import time
@@ -146,12 +147,12 @@ class FailoverStore:
         copied = pair.mirrors and record.user_id is not None and await self._copied(key, first)
         due = 0 if copied else pair.due(record.created_at)
         view = await pair.trusted()
+        if view is None:
+            return await self._born_degraded(key, record, copied=copied, tried=False)
         try:
-            if view is None:
-                raise _NotTrusted
             version = await pair.ask(view, partial(view.create, key, first, due=due))
         except StoreUnavailable:
-            return await self._born_degraded(key, record, copied=copied, tried=view is not None)
+            return await self._born_degraded(key, record, copied=copied, tried=True)
         if not copied:
             version = (await self._mirrored(key, first, due)).version
         return version
@@ -173,7 +174,8 @@ class FailoverStore:
             return written
         carried = replace(delta, loaded=both(delta.loaded, pair.copies.get(key)))
         taken = await pair.second.ask(partial(self.secondary.take_over, key, carried))
-        self._past(key)
+        if taken is not None and not taken.gone:
+            self._past(key)
         return taken
 
     async def _commit(self, key: str, delta: Delta) -> tuple[Delta, Written | None]:
@@ -219,12 +221,13 @@ class FailoverStore:
                 pass
         due, tombstone = 0 if copied else pair.due(at), Record.tombstone(version=_FIRST, at=at, until=until)
         view = await pair.trusted()
-        try:
-            if view is None:
-                raise _NotTrusted
+        version, told = None, False
+        if view is not None:
             moving = partial(view.replace, old_key, new_key, record, at=at, until=until, due=due)
-            version = await pair.ask(view, partial(moving, even_if_gone=even_if_gone))
-        except StoreUnavailable:
+            with suppress(StoreUnavailable):
+                version = await pair.ask(view, partial(moving, even_if_gone=even_if_gone))
+                told = True
+        if view is None or not told:
             if copied:
                 self._past(old_key)
             else:
@@ -256,7 +259,10 @@ class FailoverStore:
                 everywhere = await pair.ask(view, ending)
         if not (committed and pair.mirrors):
             tombstone = Record.tombstone(version=_FIRST, at=at, until=until)
-            return await self._ended_in_one(ended, everywhere, tombstone, due)
+            ended = await self._ended_in_one(ended, everywhere, tombstone, due)
+            if user_id is not None and not committed:
+                raise StoreUnavailable("sessions that only the secondary knows of could not be ended")
+            return ended
         unseen = [key for key in everywhere or () if key not in ended]
         if unseen:  # logins that the secondary has not heard of yet
             await pair.second.ask(partial(self.secondary.end, unseen, at=at, until=until, dirty=True))
@@ -343,7 +349,8 @@ class FailoverStore:
         for key, copy in (copies or {}).items():
             row = rows.get(key) if rows is not None else None
             if rows is not None and row is None:  # ended there, or not there yet
-                row = await pair.second.ask(partial(self.secondary.peek, key))
+                with suppress(CorruptRecord):
+                    row = await pair.second.ask(partial(self.secondary.peek, key))
             found[key] = merge(row, copy) if row else copy
         for key in found:
             found[key] = merge(found[key], pair.copies.get(key) or found[key])
@@ -371,10 +378,3 @@ class FailoverStore:
     async def close(self) -> None:
         await settle(self.primary.close())
         await settle(self.secondary.close())
-
-
-class _NotTrusted(StoreUnavailable):
-    """The primary may not be asked now."""
-
-    def __init__(self) -> None:
-        super().__init__("the primary may not be asked now", reason="open", attempts=0)

@@ -65,7 +65,7 @@ class Trust:
         self.epoch = ""
         self.denied: frozenset[str] = frozenset()
         self.missing: Missing | None = None
-        self._until = self._polled_at = -math.inf
+        self._until = self._polled_at = self._bumped_at = -math.inf
         self._void, self._losses = True, 0
         self._worked, self._patience = False, _PATIENCE
 
@@ -113,7 +113,7 @@ class Trust:
     def answered(self, epoch: str) -> None:
         """The primary answered under this epoch."""
         if not self._worked and epoch == self.epoch:
-            self._worked, self._patience = True, _PATIENCE
+            self._worked = True
 
     def miss(self, epoch: str) -> bool:
         """The primary does not know this epoch: it is not asked again before that is mended.  Whether that is news."""
@@ -126,26 +126,30 @@ class Trust:
 
     def may_bump(self, missing: Missing) -> bool:
         """Whether a new epoch may be made; where another process seems to be about it, it is given time."""
-        return missing.worked or self._clock() - missing.since > self._patience
+        now = self._clock()
+        return (missing.worked and now - self._bumped_at > self._patience) or now - missing.since > self._patience
 
     def bumped(self, missing: Missing, epoch: str) -> None:
         """The secondary has taken a new epoch: it is installed when no process can trust the old one any more."""
-        if not missing.worked:  # two primaries, each with its own processes: they must not chase each other
-            self._patience = min(2 * self._patience, _LONGEST_PATIENCE)
-        missing.mine, missing.installs_at = epoch, self._clock() + TRUST_LASTS
+        now = self._clock()
+        # Two primaries, each with processes of its own, must not chase each other.
+        calm = now - self._bumped_at > 2 * _LONGEST_PATIENCE
+        self._patience = _PATIENCE if calm else min(2 * self._patience, _LONGEST_PATIENCE)
+        self._bumped_at = now
+        missing.mine, missing.installs_at = epoch, now + TRUST_LASTS
 
     def installing(self, missing: Missing) -> str:
         """The epoch to install now; empty while there is none.  Given out once: any doubt asks for a new one."""
         epoch = missing.mine
-        if not epoch or self._clock() < missing.installs_at:
-            return ""
-        self.missing = Missing(epoch=epoch, since=self._clock(), worked=False)
-        return epoch
+        with self._lock:
+            if self.missing is not missing or not epoch or self._clock() < missing.installs_at:
+                return ""
+            self.missing = Missing(epoch=epoch, since=self._clock(), worked=False)
+            return epoch
 
-    def renamed(self, epoch: str) -> Missing:
+    def renamed(self, epoch: str) -> None:
         """Another process has made this epoch: it is what is missing now, until it answers."""
         self.missing = Missing(epoch=epoch, since=self._clock(), worked=False)
-        return self.missing
 
     def mended(self) -> None:
         """The primary knows the epoch."""

@@ -2,7 +2,9 @@
 
 import math
 import random
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 
@@ -31,6 +33,7 @@ class Upkeep:
 
     def __init__(self, pair: Pair) -> None:
         self._pair = pair
+        self._lock, self._claim = threading.Lock(), object()
         self._claimed_until = self._fence_at = self._look_at = -math.inf
         self._listed: dict[str, int] = {}
 
@@ -96,14 +99,15 @@ class Upkeep:
     async def _clear(self) -> None:
         """The primary has these tombstones too: nothing is owed any more.  What fails is found by a poll."""
         pair = self._pair
-        buried, pair.buried = pair.buried, {}
-        for epoch in set(buried.values()):
-            keys = [key for key, under in buried.items() if under == epoch]
+        taken, pair.buried = pair.buried, {}
+        buried = list(taken.items())  # another thread may be about to add one, which a poll finds
+        for epoch in {under for _, under in buried}:
+            keys = [key for key, under in buried if under == epoch]
             await pair.second.ask(partial(pair.secondary.buried, keys, epoch=epoch))
 
     async def _fill(self) -> None:
         for key in list(self._pair.missed)[:_AT_ONCE]:
-            with suppress(CorruptRecord):  # then it lives on in the secondary
+            with _sparing_others():  # then it lives on in the secondary
                 await self.fill(key)
 
     async def fill(self, key: str) -> Record | None:
@@ -137,14 +141,17 @@ class Upkeep:
 
     async def _look_after(self) -> None:
         """Renew trust, mend the fence, drain, pick up: one response at a time."""
-        pair, now = self._pair, self._pair.clock()
-        if now < self._claimed_until or not (pair.first.breaker.closed and self._looks):
-            return
-        self._claimed_until = now + _CLAIM_LASTS
+        pair, now, claim = self._pair, self._pair.clock(), object()
+        with self._lock:
+            if now < self._claimed_until or not (pair.first.breaker.closed and self._looks):
+                return
+            self._claim, self._claimed_until = claim, now + _CLAIM_LASTS
         try:
             await (self._renew() if pair.mirrors else self._move_back())
         finally:
-            self._claimed_until = -math.inf
+            with self._lock:
+                if self._claim is claim:
+                    self._claimed_until = -math.inf
 
     async def _renew(self) -> None:
         trust = self._pair.trust
@@ -181,6 +188,10 @@ class Upkeep:
             await pair.first.ask(pair.under(mine).install)
         begun = trust.begin_poll()
         news = await pair.second.ask(pair.secondary.poll)
+        if not news.epoch:  # the secondary has lost it: begin anew
+            trust.mended()
+            await pair.poll()
+            return
         if trust.missing is None or news.epoch != trust.missing.epoch:
             trust.renamed(news.epoch)
         try:
@@ -210,7 +221,7 @@ class Upkeep:
         owed = await pair.second.ask(partial(pair.secondary.owed, keys))
         for key in keys:
             pair.dirty.discard(key)  # the next poll names it again if it stays owed
-            with suppress(CorruptRecord):
+            with _sparing_others():
                 if key in owed:
                     await (self._pay if pair.mirrors else self._move)(key, owed[key])
         return True
@@ -240,11 +251,12 @@ class Upkeep:
             return
         self._look_at = pair.clock() + 1.0
         view = pair.under(pair.trust.epoch)
-        listed = await pair.ask(view, partial(view.unconfirmed, limit=_AT_ONCE))
-        for key, due in listed.items():
-            if self._listed.get(key) == due and pair.copies.get(key) is None:
-                await self._pick_one_up(view, key, due)
+        known, listed = self._listed, await pair.ask(view, partial(view.unconfirmed, limit=_AT_ONCE))
         self._listed = listed
+        for key, due in listed.items():
+            if known.get(key) == due and pair.copies.get(key) is None:
+                with _sparing_others():
+                    await self._pick_one_up(view, key, due)
 
     async def _pick_one_up(self, view: Primary, key: str, due: int) -> None:
         pair, copy = self._pair, None
@@ -255,3 +267,15 @@ class Upkeep:
             return
         await self.copy(key, Copy(copy, due))
         pair.on_event(CopyPickedUp(session=key[:8]))
+
+
+@contextmanager
+def _sparing_others() -> Iterator[None]:
+    """What is wrong with one record must not keep the others waiting."""
+    try:
+        yield
+    except CorruptRecord:
+        pass
+    except StoreUnavailable as error:
+        if not error.one_key:
+            raise

@@ -157,8 +157,14 @@ class Wire:
         """Install a script in every process that holds data by running it there, on no key.
 
         Once: a try whose answer is lost is not repeated.
+
+        Raises:
+            EpochMissing: the script names other processes.
         """
-        await self.once(partial(_everywhere, words=("EVAL", script.text, 0, *arguments)))
+        try:
+            await self.once(partial(_everywhere, words=("EVAL", script.text, 0, *arguments)))
+        except _ScriptMissing as error:
+            raise EpochMissing from error
 
     async def ping(self, script: Script, *arguments: Argument) -> None:
         """Run a script in every process that holds data, on no key.
@@ -218,7 +224,7 @@ def _everywhere(client: Client, *, words: Command) -> Maybe[Any]:
 async def _facts(client: Client, *, section: str) -> list[dict[str, Any]]:
     if isinstance(client, redis.RedisCluster | redis.asyncio.RedisCluster):
         each: dict[str, Any] = await settle(client.info(section, target_nodes=client.PRIMARIES))
-        return list(each.values())
+        return list(each.values()) if all(isinstance(facts, dict) for facts in each.values()) else [each]
     return [await settle(client.info(section))]
 
 
