@@ -10,7 +10,7 @@ from typing import Literal
 
 from vedsess_middleware.errors import EpochMissing, SessionExists
 from vedsess_middleware.stores.contract import Found, News, Stats, Written
-from vedsess_middleware.stores.record import Delta, Record, Version, follow, merge
+from vedsess_middleware.stores.record import Delta, Record, Version, merge, mirrored
 
 __all__ = ["MemoryStore"]
 
@@ -223,17 +223,7 @@ class MemoryStore:
     def mirror(self, key: str, record: Record) -> Record:
         with self._lock:
             row = self._records.get(key)
-            if row is None:
-                self._records[key] = replace(record, dirty=False)
-                return record
-            if row.gone:
-                return row
-            both = replace(follow(row, record), dirty=row.dirty)
-            if row.contains(record):
-                both = replace(both, fields=row.fields)
-            elif both.gone or both.fields != record.fields or row.version.s != record.version.s or row.dirty:
-                both = replace(both, version=both.version._replace(s=both.version.s + 1), dirty=True)
-            self._records[key] = both
+            self._records[key] = both = mirrored(row, record) if row else replace(record, dirty=False)
             return both
 
     def claim(self, key: str, version: Version) -> Version | None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Self
 
-__all__ = ["KEPT_DELETIONS", "Delta", "Field", "Record", "Version", "follow", "merge"]
+__all__ = ["KEPT_DELETIONS", "Delta", "Field", "Record", "Version", "merge", "mirrored"]
 
 KEPT_DELETIONS = 32
 """Deleted field names that a record remembers, so that an older copy cannot bring them back; the oldest go first."""
@@ -210,13 +210,24 @@ class Delta:
         return f"<Delta {len(self.put)} put, {len(self.drop)} dropped>"
 
 
-def follow(row: Record, copy: Record) -> Record:
-    """Merge, except that deletions which a copy has forgotten stay forgotten, where it covers the row: it knew them."""
-    both = merge(row, copy)
-    if both.gone or not copy.version.covers(row.version):
-        return both
-    kept = {name: item for name, item in both.fields.items() if item.value is not None or name in copy.fields}
-    return replace(both, fields=kept)
+def mirrored(row: Record, copy: Record) -> Record:
+    """What a row becomes when it hears of a copy.
+
+    Where it merely follows, it takes the version as it is.  Where each had something that the other lacked, the copy
+    has to hear of it: one write more, and dirty.
+    """
+    if row.gone:
+        return row
+    both = replace(merge(row, copy), dirty=row.dirty)
+    if row.contains(copy):
+        return both  # at most used later: that is no write
+    if not both.gone and copy.version.covers(row.version):
+        # What it has forgotten was deleted, and it knew.
+        kept = {name: item for name, item in both.fields.items() if item.value is not None or name in copy.fields}
+        both = replace(both, fields=kept)
+    if both.gone or both.fields != copy.fields or row.version.s != copy.version.s or row.dirty:
+        both = replace(both, version=both.version._replace(s=both.version.s + 1), dirty=True)
+    return both
 
 
 def merge(x: Record, y: Record) -> Record:

@@ -1,7 +1,6 @@
 """What a transaction does, as functions over a blocking `Connection`: both colours of engine run them."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from functools import reduce
 from typing import Any
 
@@ -11,7 +10,7 @@ from sqlalchemy import update as update_rows
 
 from vedsess_middleware.errors import CorruptRecord
 from vedsess_middleware.stores.contract import News, Written
-from vedsess_middleware.stores.record import Delta, Record, Version, follow
+from vedsess_middleware.stores.record import Delta, Record, Version, mirrored
 from vedsess_middleware.stores.record import merge as merged
 from vedsess_middleware.stores.sql.tables import facts, frame, from_row, instant, sessions, to_row
 
@@ -105,25 +104,14 @@ def merge(connection: Connection, *, key: str, record: Record, dirty: bool = Fal
 
 
 def mirror(connection: Connection, *, key: str, record: Record) -> Record:
-    """Merge what the primary holds into the row.
-
-    Where the row merely follows, it takes the version as it is.  Where each had something that the other lacked, the
-    primary has to hear of it: one write more, and dirty.
-    """
+    """Merge what the primary holds into the row; a row that knows it all already is not written."""
     row = find(connection, key=key, lock=True)
     if row is None:
         insert(connection, key=key, record=record)
         return record
-    if row.gone:
-        return row
-    both = replace(follow(row, record), dirty=row.dirty)
-    if row.contains(record):
-        if both.expires_at == row.expires_at:
-            return row
-        both = replace(both, fields=row.fields)  # used later: that is no write
-    elif both.gone or both.fields != record.fields or row.version.s != record.version.s or row.dirty:
-        both = replace(both, version=both.version._replace(s=both.version.s + 1), dirty=True)
-    _store(connection, key, both, dirty=both.dirty)
+    both = mirrored(row, record)
+    if both != row or both.dirty != row.dirty:
+        _store(connection, key, both, dirty=both.dirty)
     return both
 
 
