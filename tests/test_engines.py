@@ -34,6 +34,7 @@ from vedsess_middleware.stores.sql.engines import (
     is_missing_table,
     sync_engine,
     translate,
+    was_deadlock,
     was_disconnected,
 )
 
@@ -635,6 +636,22 @@ def test_every_code_has_its_name(error: DriverError, name: str) -> None:
     translated = translate(exc.OperationalError("SELECT", {}, error), "loading a session")
     assert reason(translated) == name
     assert str(translated).startswith("loading a session: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "found"),
+    [
+        (DriverError("x", sqlstate="40P01"), True),
+        (DriverError("x", sqlstate="40001"), True),
+        (DriverError(1213, "Deadlock found when trying to get lock"), True),
+        (DriverError("x", sqlstate="55P03"), False),
+        (DriverError(1205, "Lock wait timeout exceeded"), False),
+        (DriverError("x", sqlite_errorcode=sqlite3.SQLITE_BUSY), False),
+    ],
+    ids=str,
+)
+def test_a_deadlock_is_told_from_a_lock_that_was_waited_for(error: DriverError, found: bool) -> None:
+    assert was_deadlock(exc.OperationalError("SELECT", {}, error)) == found
 
 
 @pytest.mark.parametrize(

@@ -47,14 +47,17 @@ def shared_database(postgres: PostgresServer) -> str:
     return emptied_database(postgres.start().url)
 
 
-@pytest.fixture(params=[*STORES, *(pytest.param(name, marks=pytest.mark.system) for name in SYSTEM_STORES)])
+_ON_THE_SYSTEM = [pytest.param(name, marks=pytest.mark.system) for name in SYSTEM_STORES]
+
+
+@pytest.fixture(params=[*STORES, *_ON_THE_SYSTEM])
 def store(request: pytest.FixtureRequest) -> Iterator[Subject]:
     with running((STORES | SYSTEM_STORES)[request.param](request)) as store:
         yield store
 
 
 as_primary = pytest.mark.parametrize("store", PRIMARIES, indirect=True)
-as_secondary = pytest.mark.parametrize("store", SECONDARIES, indirect=True)
+as_secondary = pytest.mark.parametrize("store", [*SECONDARIES, *_ON_THE_SYSTEM], indirect=True)
 
 
 def is_over(record: Record | None) -> bool:

@@ -33,7 +33,7 @@ from vedsess_middleware.stores.sql.bounded import (
     ends_at,
     psycopg_classes,
 )
-from vedsess_middleware.stores.sql.faults import is_locked, is_missing_table, translate, was_disconnected
+from vedsess_middleware.stores.sql.faults import is_locked, is_missing_table, translate, was_deadlock, was_disconnected
 
 __all__ = [
     "async_engine",
@@ -42,6 +42,7 @@ __all__ = [
     "is_missing_table",
     "sync_engine",
     "translate",
+    "was_deadlock",
     "was_disconnected",
 ]
 

@@ -9,7 +9,7 @@ from sqlalchemy import exc
 
 from vedsess_middleware.errors import Reason, StoreError, StoreMisconfigured, StoreUnavailable
 
-__all__ = ["is_locked", "is_missing_table", "translate", "was_disconnected"]
+__all__ = ["is_locked", "is_missing_table", "translate", "was_deadlock", "was_disconnected"]
 
 Code = int | str | None
 Fault = Reason | Literal["misconfigured"]
@@ -26,6 +26,7 @@ _CODES: dict[Fault, tuple[int | str, ...]] = {
     "timeout": (1969, 3024, "25P03", "25P04", "57014"),
     "unreachable": (sqlite3.SQLITE_IOERR, 2002, 2003, 2006, 2013, 2055, "08", "57P05", "58"),
 }
+_DEADLOCKS: tuple[Code, ...] = (1213, "40001", "40P01")
 _FAULTS: dict[Code, Fault] = {code: fault for fault, codes in _CODES.items() for code in codes}
 # Where there is no code, or one that says too little; the first match counts.  A double space follows the word that
 # libpq copies from a server's refusal, whatever the server's language.
@@ -46,6 +47,11 @@ def was_disconnected(error: BaseException) -> bool:
     False for timeouts.  If it happened during the commit, the transaction may have been applied.
     """
     return isinstance(error, exc.DBAPIError) and error.connection_invalidated and _fault(error) != "timeout"
+
+
+def was_deadlock(error: BaseException) -> bool:
+    """Whether the transaction was chosen to give way to another one, so that it may succeed at once."""
+    return isinstance(error, exc.DBAPIError) and error.orig is not None and _code(error.orig) in _DEADLOCKS
 
 
 def is_missing_table(error: BaseException) -> bool:

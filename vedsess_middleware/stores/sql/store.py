@@ -24,6 +24,7 @@ T = TypeVar("T")
 _Work = Callable[[Connection], T]
 _key = sessions.c.session_id
 _FLUSH_EVERY = 1.0
+_MOST_TRIES = 5
 _MOST_USES = 10_000
 
 
@@ -259,18 +260,26 @@ class SQLStore:
 
     async def _attempt(self, task: _Work[T], *, write: bool) -> T:
         with engines.budget(self._timeout):
-            try:
-                return await self._begin(task, write=write)
-            except (SQLAlchemyError, OSError) as error:
-                missing = engines.is_missing_table(error)
-                if not missing and not engines.was_disconnected(error):
-                    raise engines.translate(error, "session table") from error
-            try:
-                if missing:
-                    await self._make_tables()
-                return await self._begin(task, write=write)
-            except (SQLAlchemyError, OSError) as error:
-                raise engines.translate(error, "session table") from error
+            tries = 0
+            while True:
+                tries += 1
+                try:
+                    return await self._begin(task, write=write)
+                except (SQLAlchemyError, OSError) as error:
+                    if not await self._mended(error, tries):
+                        raise engines.translate(error, "session table") from error
+
+    async def _mended(self, error: SQLAlchemyError | OSError, tries: int) -> bool:
+        """Whether to try again: after a deadlock a few times, after what only the first try can meet once."""
+        if engines.was_deadlock(error):
+            return tries < _MOST_TRIES
+        if tries > 1 or not engines.is_missing_table(error):
+            return tries == 1 and engines.was_disconnected(error)
+        try:
+            await self._make_tables()
+        except (SQLAlchemyError, OSError) as other:
+            raise engines.translate(other, "session table") from other
+        return True
 
     async def _begin(self, task: _Work[T], *, write: bool) -> T:
         engine = self._per_loop.get() if self._per_loop else self._engine
