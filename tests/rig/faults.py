@@ -60,7 +60,7 @@ class Fault:
     """A fault.
 
     Attributes:
-        code: as in the research, with a letter where there are variants.
+        code: a number for each kind, with a letter where there are variants.
         title: in words.
         steps: begins it, yields, mends it.
         unavailable: no store can serve meanwhile.
