@@ -72,6 +72,7 @@ class Drive:
                 self._killed()
                 self._back()
                 self._frozen()
+                self._rewound()
                 self._logged_out()
         except _Stopped:
             return False
@@ -122,10 +123,27 @@ class Drive:
         for app in _BOTH:
             self._recover(app)
 
+    def _rewound(self) -> None:
+        self._save()
+        for app in _BOTH:
+            self._write("write after the dump", app, "after the dump")
+        self._order("kill Redis (SIGKILL)", "kill")
+        self._order("start it from the dump", "start")
+        self._wait("Redis holds the old data", lambda: not self._is_empty(), 0.0)
+        for app in _BOTH:
+            self._look("the newest is there", app)
+        for app in _BOTH:
+            self._recover(app)
+
     def _logged_out(self) -> None:
         old = self._browser.cookie
+        self._save()
         self._note("log out", self._browser.send("asgi", "logout"))
         self._values = {}
+        for app in _BOTH:
+            self._judge("nobody is logged in", self._browser.look(app), user=None)
+        self._order("kill Redis (SIGKILL)", "kill")
+        self._order("start it from the dump", "start")
         for app in _BOTH:
             self._judge("nobody is logged in", self._browser.look(app), user=None)
         for app in _BOTH:
@@ -136,8 +154,8 @@ class Drive:
     def _look(self, step: str, app: str, *, store: str = "", within: float | None = None) -> Seen:
         return self._judge(step, self._browser.look(app), user=_USER, store=store, within=within)
 
-    def _write(self, step: str, app: str) -> None:
-        name, value = f"{app} alone", "without Redis"
+    def _write(self, step: str, app: str, value: str = "without Redis") -> None:
+        name = f"{app} alone"
         self._note(step, self._browser.send(app, "write", field=name, value=value))
         self._values[name] = value
 
@@ -205,9 +223,17 @@ class Drive:
         return any(wanted <= record.values.items() for record in records.values())
 
     def _is_empty(self) -> bool:
+        return bool(self._told_redis("DBSIZE") == 0)
+
+    def _save(self) -> None:
+        started_at = time.perf_counter()
+        self._told_redis("SAVE")
+        self.rows.append(Row(step="keep a dump of Redis", seconds=time.perf_counter() - started_at))
+
+    def _told_redis(self, command: str) -> object:
         wire = wire_of(Settings.from_env(self._rig.environ), is_async=False)
         try:
-            return bool(run_blocking(wire.execute("DBSIZE")) == 0)
+            return run_blocking(wire.execute(command))
         finally:
             run_blocking(wire.close())
 

@@ -31,7 +31,7 @@ class KeeperGone(ConnectionError):
 
 
 class RedisProcess:
-    """One Redis on a Unix socket, which keeps nothing: started again, it is empty.
+    """One Redis on a Unix socket.  Started again it is empty, or as it was when it was told to SAVE.
 
     Args:
         binary: of the server.
