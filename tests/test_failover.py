@@ -1244,6 +1244,19 @@ def test_a_copy_that_its_process_gets_to_late_is_not_picked_up_at_once() -> None
     assert pair.primary.store.unconfirmed(limit=9) == {}
 
 
+@in_each_mirroring_mode
+def test_a_logout_that_only_the_primary_has_heard_of_counts_where_it_is_not_trusted_too(mode: Mirror) -> None:
+    pair, token = started(mode)
+    other = Pair(mode, beside=pair)
+    other.values(token=token)
+    pair.secondary.always = "refuse"
+    pair.end(KEY)
+    for spoil in (other.store._pair.trust.distrust, lambda: restarted(other)):
+        spoil()
+        other.secondary.next_faults = ["saturated"]  # the poll; then the row is read, which still lives
+        assert other.values(token=token) is None
+
+
 def test_a_write_to_a_session_that_is_over_costs_no_trust() -> None:
     pair, _ = started("after-response")
     assert pair.write(Version(0, 1), OTHER, a="1", read=False) is None

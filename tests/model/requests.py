@@ -54,16 +54,15 @@ class Requests(Background):
         return not self.rules.fill_heeds_list or st.masters[st.workers[op.worker].home].todo == NO_TAG
 
     def read_row(self, st: State, op: Op, slot: str) -> Steps:
-        """Read the row; first merge what a miss has found beyond it."""
+        """Read the row; first look into a Redis that is not trusted, and merge what is there or what a miss found."""
+        if self.rules.peek and not op.asked and st.workers[op.worker].link:
+            seen = op._replace(old=self.peeked(st, op), asked=True)
+            return [("looks into Redis", self.to(st, slot, seen, "read_row"))]
         if not st.sql_up:
             return self.unavailable(st, op, slot)
         if op.old:
             st = self.mirrored(st, op.worker, op.old)
         record = self.with_own_pending(st, op)
-        if self.lacks(record, op) and self.rules.peek and not op.asked and st.workers[op.worker].link:
-            return [
-                ("looks into Redis", self.to(st, slot, op._replace(old=self.peeked(st, op), asked=True), "read_row"))
-            ]
         if record.tomb:
             return self.loaded(st, op, slot, "tombstone")
         if self.lacks(record, op) and self.rules.wait and self.mirror_under_way(st):

@@ -22,7 +22,8 @@ class Rules:
     """The protocol, one switch for each mechanism.
 
     `own_pending`, `carry_pending` and `peek` save a reader the wait for a mirror.  It has a bound in the code and none
-    here, so the model needs at most one of them.
+    here, so the model needs at most one of them.  Without `peek` a logout that SQL has yet to hear of would not count
+    in a process that another session has cost its trust; there is one session here.
     """
 
     mirror: str = "after"  # "after" or "before" the response
@@ -33,7 +34,7 @@ class Rules:
     absorb: bool = True  # a miss merges the old copy that it found into SQL
     merge_fill: bool = True  # a fill merges into a live copy; False: it replaces a copy that is not newer
     own_pending: bool = True  # a reader of the row also sees the snapshots that its own process has yet to mirror
-    peek: bool = True  # a process that does not trust Redis merges what is there, where the row lacks what it looks for
+    peek: bool = True  # a process that does not trust Redis merges what is there with the row that it reads
     lineage: bool = True  # Redis refuses a commit when SQL took a write since the record was loaded
     wait: bool = True  # a reader whose token is ahead of SQL waits for the mirror under way
     carry: bool = True  # a degraded commit merges the record that it had loaded

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from vedsess_middleware.concurrency import settle
-from vedsess_middleware.errors import CorruptRecord, StoreUnavailable
+from vedsess_middleware.errors import CorruptRecord, EpochMissing, StoreUnavailable
 from vedsess_middleware.events import WritesLost
 from vedsess_middleware.stores.contract import Found, Primary
 from vedsess_middleware.stores.failover.pair import Missed, Pair
@@ -59,7 +59,7 @@ class Reader:
         waiting = pair.copies.get(wanted.key)  # looked up first: a copy that ends now is in the row
         row = await self._row(wanted, copy)
         if not wanted.is_in(both(row, waiting)):
-            row = await self._sought(wanted, row, copy, asked=found is not None)
+            row = await self._awaited(wanted, row, copy)
         record = both(row, waiting)
         if record is None or record.gone:
             return record, found is not None
@@ -71,11 +71,11 @@ class Reader:
         return replace(record, served_by=pair.secondary.name, stale=stale), found is not None
 
     async def _found(self, wanted: Wanted) -> tuple[Primary | None, Found | None]:
-        """The primary, if it lacks what is to be read; and what it holds, None: it is not trusted, or does not say."""
+        """The primary, if it lacks what is to be read and may be filled; and what it holds, None: it does not say."""
         pair, key = self._pair, wanted.key
         view = await pair.trusted()
         if view is None:
-            return None, None
+            return None, await self._peeked(key)
         denied = pair.denies(key)
         finding = partial(view.find, key, at=wanted.at, refresh=wanted.refresh, token=wanted.token, denied=denied)
         try:
@@ -87,6 +87,8 @@ class Reader:
             return (None if spared else view), found
         except CorruptRecord:
             return view, Found()  # as good as lost: the row takes its place
+        except EpochMissing:
+            return None, await self._peeked(key)
         except StoreUnavailable:
             return None, None
 
@@ -112,14 +114,11 @@ class Reader:
             pair.secondary.note_use(key, row)
         return row
 
-    async def _sought(self, wanted: Wanted, row: Record | None, copy: Record | None, *, asked: bool) -> Record | None:
-        """The browser has seen more than the row holds: look for it, and wait for it."""
+    async def _awaited(self, wanted: Wanted, row: Record | None, copy: Record | None) -> Record | None:
+        """The row when it has caught up with what the browser has seen: somebody's copy is under way."""
         pair = self._pair
         if not pair.mirrors:
             return row
-        if not asked:
-            copy = await self._peeked(wanted.key)
-            row = await self._row(wanted, copy) if copy else row
         for seconds in _WAITS if wanted.fresh else ():
             if wanted.is_in(row):
                 return row
@@ -129,16 +128,17 @@ class Reader:
             pair.on_event(WritesLost(session=wanted.key[:8]))
         return row
 
-    async def _peeked(self, key: str) -> Record | None:
-        """What the primary holds, trusted or not: it may be all that is left of a process that died.
+    async def _peeked(self, key: str) -> Found | None:
+        """What a primary holds that is not trusted: a logout that the secondary has yet to hear of, or all that is left
+        of a process that died.
 
-        What is merged can be of any age, so nothing is risked by looking.
+        What is merged may be of any age, so nothing is risked by looking.
         """
         pair = self._pair
-        if not pair.first.breaker.closed:
+        if not (pair.mirrors and pair.first.breaker.closed):
             return None
         try:
-            return await pair.ask(pair.primary, partial(pair.primary.peek, key))
+            return Found(record=await pair.ask(pair.primary, partial(pair.primary.peek, key)))
         except (StoreUnavailable, CorruptRecord):
             return None
 
