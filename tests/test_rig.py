@@ -28,7 +28,7 @@ from tests.servers import eventually, free_port
 SECONDS = 1.5
 SEED = 20261124
 SEEDS = {"F21": 3}
-"""For one fault: with the other seed about one run in eight has a 503 while SQL is away, which is not explained yet."""
+"""For one fault: with the other seed two runs in ten had a 503 while SQL is away, which is not explained yet."""
 LIMITS = Limits(budget=0.3)
 ALONE = [fault for fault in FAULTS.values() if fault.quick and "postgres" in fault.stores]
 LONG = 60 * float(os.environ.get("VEDSESS_RIG_MINUTES", "30"))
