@@ -10,7 +10,6 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from itertools import count
 from typing import Any, Literal, TypeAlias
 
@@ -46,7 +45,7 @@ def key(word: str) -> str:
 def a_record(at: float, *, idle: float = IDLE, life: float = LIFE, **changes: Any) -> Record:
     """A record of now with one field; `changes` are attributes, `fields` encoded values by name."""
     fields = {name: Field(Version(), value) for name, value in changes.pop("fields", {"a": "1"}).items()}
-    return replace(Record.new(at=at, idle_timeout=idle, deadline_at=round(at + life, 3)), fields=fields, **changes)
+    return Record.new(at=at, idle_timeout=idle, deadline_at=round(at + life, 3)).replace(fields=fields, **changes)
 
 
 def a_tombstone(at: float, version: Version = Version(0, 1)) -> Record:

@@ -223,7 +223,7 @@ def loads(pair: Pair, token: Version) -> Version:
 
 
 def writes(pair: Pair, token: Version) -> Version:
-    loaded = replace(a_record(AT, fields={"a": "1", "b": "2"}, user_id="ada"), version=token)
+    loaded = a_record(AT, fields={"a": "1", "b": "2"}, user_id="ada").replace(version=token)
     delta = a_delta(AT, loaded=pair.primary.held(KEY) or loaded, put={"a": "3"}, drop=("b",))
     written = run_blocking(pair.store.update(KEY, delta))
     assert written
@@ -609,7 +609,7 @@ def test_what_both_stores_took_meanwhile_is_brought_together_and_paid_in_one_go(
 
 def test_a_row_that_is_written_to_while_it_is_drained_stays_owed() -> None:
     pair, token = started("after-response")
-    pair.primary.store.merge(KEY, replace(a_record(AT, fields={"copy": "1"}).born(Version(0, 9)), user_id="ada"))
+    pair.primary.store.merge(KEY, a_record(AT, fields={"copy": "1"}).born(Version(0, 9)).replace(user_id="ada"))
     pair.primary.next_faults = ["refuse"]
     token = pair.write(token, a="9").version
     pair.time += 10.0

@@ -23,6 +23,7 @@ ROOMS: dict[str, str] = {
     "events": "",
     "breaker": "",
     "concurrency": "",
+    "batching": "",
     "request": "",
     "http": "",
     "forms": "",
@@ -35,7 +36,7 @@ ROOMS: dict[str, str] = {
     "stores.memory": "errors stores.record stores.contract",
     "stores.circuit": "errors events breaker concurrency",
     "stores.failover": "errors events breaker concurrency stores.record stores.contract stores.circuit",
-    "stores.redis": "errors events concurrency stores.record stores.contract",
+    "stores.redis": "errors events concurrency batching stores.record stores.contract",
     "stores.sql": "errors concurrency stores.record stores.contract",
     "cookies": "settings stores.record",
     # 3: what an app sees
@@ -61,7 +62,7 @@ ROOMS: dict[str, str] = {
 LIBRARIES: dict[str, set[str]] = {
     "itsdangerous": {"cookies"},
     "werkzeug": {"cookies", "console"},
-    "msgspec": {"codec", "environment", "settings", "stores.sql"},
+    "msgspec": {"codec", "environment", "settings", "stores.record", "stores.sql"},
     "redis": {"stores.redis"},
     "sqlalchemy": {"stores.sql"},
     "asyncpg": {"stores.sql"},
@@ -77,18 +78,18 @@ LIBRARIES: dict[str, set[str]] = {
 
 # The same for parts of the standard library: no threads and no tasks of our own, and never a pickle.
 PLACES: dict[str, set[str]] = {
-    "asyncio": {"concurrency", "stores.sql", "console"},
+    "asyncio": {"batching", "concurrency", "stores.sql", "console"},
     "concurrent": {"console"},
     "marshal": set(),
     "multiprocessing": set(),
-    "os": {"concurrency", "settings", "stores.sql", "console"},
+    "os": {"concurrency", "settings", "stores.redis", "stores.sql", "console"},
     "pickle": set(),
     "selectors": set(),
     "shelve": set(),
     "signal": {"console"},
     "socket": {"console"},
     "subprocess": {"console"},
-    "threading": {"breaker", "stores.memory", "stores.failover", "console"},
+    "threading": {"breaker", "stores.memory", "stores.failover", "console", "stores.redis"},
 }
 
 DECISIONS = ["breaker", "codec", "cookies", "environment", "errors", "events", "forms", "http", "request", "settings"]

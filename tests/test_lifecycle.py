@@ -26,7 +26,7 @@ from vedsess_middleware.stores.contract import Store
 from vedsess_middleware.stores.failover import FailoverStore
 from vedsess_middleware.stores.memory import MemoryStore
 from vedsess_middleware.stores.redis import RedisStore
-from vedsess_middleware.stores.redis.wire import redis_client
+from vedsess_middleware.stores.redis.client import redis_client
 from vedsess_middleware.stores.sql import SQLStore, engines
 from vedsess_middleware.stores.sql.tables import metadata
 

@@ -3,7 +3,6 @@
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, date, datetime
 from importlib import resources
 from itertools import count, permutations, product
@@ -70,7 +69,7 @@ DELTAS = st.builds(
 
 def a_record(**changes: Any) -> Record:
     """A record of AT with half an hour of idle time and an hour in all."""
-    return replace(Record.new(at=AT, idle_timeout=1800.0, deadline_at=AT + 3600.0), **changes)
+    return Record.new(at=AT, idle_timeout=1800.0, deadline_at=AT + 3600.0).replace(**changes)
 
 
 def with_field(stamp: Version, value: str | None) -> Record:
@@ -225,7 +224,7 @@ def test_the_shorter_life_and_the_later_use_count() -> None:
 @CALM
 @given(LIVE, DELTAS)
 def test_an_old_copy_that_comes_late_changes_nothing(record: Record, delta: Delta) -> None:
-    record = replace(record, version=_join(record))
+    record = record.replace(version=_join(record))
     newer = record.written(delta, record.version._replace(r=record.version.r + 1))
     assert merge(newer, record) == newer
 
@@ -237,8 +236,8 @@ def _relatives(record: Record) -> st.SearchStrategy[Record]:
     """Records that are like this one: of it, or with a part of what it has, or with more."""
     fields = record.fields
     parts = st.sets(st.sampled_from(sorted(fields))) if fields else st.just(set[str]())
-    part = parts.map(lambda names: replace(record, fields={name: fields[name] for name in names}))
-    counted = st.tuples(part, COUNTERS, COUNTERS).map(lambda each: replace(each[0], version=Version(*each[1:])))
+    part = parts.map(lambda names: record.replace(fields={name: fields[name] for name in names}))
+    counted = st.tuples(part, COUNTERS, COUNTERS).map(lambda each: each[0].replace(version=Version(*each[1:])))
     return st.one_of(st.just(record), part, counted, LIVE.map(lambda other: merge(record, other)), RECORDS)
 
 
@@ -292,7 +291,7 @@ def test_a_tombstone_contains_everything_and_nothing_but_a_tombstone_contains_it
 @CALM
 @given(LIVE, instants(0, 5000), LABELS)
 def test_neither_uses_nor_labels_are_anything_to_add(record: Record, at: float, label: str | None) -> None:
-    other = replace(record.used(at), updated_at=record.updated_at + 1.0, user_id=label, ip_address=label)
+    other = record.used(at).replace(updated_at=record.updated_at + 1.0, user_id=label, ip_address=label)
     assert record.contains(other)
     assert other.contains(record)
 
@@ -300,7 +299,7 @@ def test_neither_uses_nor_labels_are_anything_to_add(record: Record, at: float, 
 @CALM
 @given(LIVE, DELTAS)
 def test_a_record_contains_what_it_was_before_a_write_and_not_the_other_way_round(record: Record, delta: Delta) -> None:
-    record = replace(record, version=_join(record))
+    record = record.replace(version=_join(record))
     newer = record.written(delta, record.version._replace(r=record.version.r + 1))
     assert newer.contains(record)
     assert not record.contains(newer)
@@ -309,14 +308,14 @@ def test_a_record_contains_what_it_was_before_a_write_and_not_the_other_way_roun
 def test_a_write_that_changed_no_field_is_knowledge_too() -> None:
     record = with_field(Version(1, 1), "1")
     for version in (Version(1, 2), Version(2, 1), Version(0, 2)):
-        assert not record.contains(replace(record, version=version))
+        assert not record.contains(record.replace(version=version))
 
 
 def test_a_deletion_is_a_field_to_add() -> None:
     record, deleted = a_record(version=Version(0, 2)), with_field(Version(0, 2), None)
     assert not record.contains(deleted)
     assert deleted.contains(record)
-    assert deleted.contains(replace(with_field(Version(0, 1), "1"), version=Version(0, 1)))
+    assert deleted.contains(with_field(Version(0, 1), "1").replace(version=Version(0, 1)))
 
 
 def _join(record: Record) -> Version:
@@ -341,7 +340,7 @@ def test_a_use_never_moves_backwards_and_never_past_the_deadline(record: Record,
     assert used.last_activity == max(record.last_activity, at)
     assert record.expires_at <= used.expires_at <= record.deadline_at
     assert used.expires_at >= min(at + record.idle_timeout, record.deadline_at)
-    assert replace(used, last_activity=record.last_activity, expires_at=record.expires_at) == record
+    assert used.replace(last_activity=record.last_activity, expires_at=record.expires_at) == record
 
 
 def test_a_use_extends_the_life_by_the_idle_time() -> None:

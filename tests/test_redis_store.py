@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -20,8 +19,8 @@ from vedsess_middleware.errors import CorruptRecord, EpochMissing, StoreMisconfi
 from vedsess_middleware.events import Event, StoreRestarted
 from vedsess_middleware.stores.record import Field, Record, Version
 from vedsess_middleware.stores.redis import RedisStore
+from vedsess_middleware.stores.redis.client import redis_client
 from vedsess_middleware.stores.redis.hashes import from_hash, to_hash
-from vedsess_middleware.stores.redis.wire import redis_client
 
 KEY, OTHER, THIRD = key("one"), key("other"), key("third")
 PREFIX = "t:"
@@ -68,7 +67,7 @@ def epoch_of(store: Subject) -> str:
 
 async def warmed(store: Subject) -> Subject:
     """The same, connected, and its script known."""
-    await store.load(key("nobody"), at=now(), refresh=60.0)
+    assert await store.update(key("nobody"), a_delta(now(), put={"a": "1"})) is None
     return store
 
 
@@ -86,8 +85,8 @@ OPERATIONS: dict[str, Callable[[Subject], Coroutine[Any, Any, Any]]] = {
     "update of nothing": lambda store: store.update(THIRD, a_delta(AT, put={"b": "2"})),
     "update": lambda store: store.update(KEY, a_delta(AT + 1.0, base=Version(0, 1), put={"b": "2"}, drop=("a",))),
     "update from behind": lambda store: store.update(KEY, a_delta(AT + 1.0, base=Version(4, 1), put={"b": "3"})),
-    "merge": lambda store: store.merge(KEY, replace(a_record(AT), version=Version(2, 0))),
-    "merge into nothing": lambda store: store.merge(key("four"), replace(ADA, version=Version(2, 0))),
+    "merge": lambda store: store.merge(KEY, a_record(AT).replace(version=Version(2, 0))),
+    "merge into nothing": lambda store: store.merge(key("four"), ADA.replace(version=Version(2, 0))),
     "merge of an old record": lambda store: store.merge(key("five"), a_record(AT - IDLE).born(Version(1, 0))),
     "merge of a tombstone": lambda store: store.merge(key("four"), a_tombstone(AT)),
     "records of a user": lambda store: store.records_of("ada", at=AT),
@@ -96,13 +95,13 @@ OPERATIONS: dict[str, Callable[[Subject], Coroutine[Any, Any, Any]]] = {
     "end": lambda store: store.end([KEY, key("seven")], at=AT, until=AT + IDLE),
     "end of a user": lambda store: store.end([], user_id="ada", at=AT, until=AT + IDLE),
     "update of an ended one": lambda store: store.update(KEY, a_delta(AT, base=Version(2, 2), put={"b": "2"})),
-    "merge into an ended one": lambda store: store.merge(KEY, replace(ADA, version=Version(9, 9))),
+    "merge into an ended one": lambda store: store.merge(KEY, ADA.replace(version=Version(9, 9))),
     "after the last response": lambda store: store.after_response(),
     "stats": lambda store: store.stats(at=AT),
     "cleanup": lambda store: store.cleanup(at=AT),
     "probe": lambda store: store.probe(),
 }
-ROW = replace(ADA, version=Version(2, 0))
+ROW = ADA.replace(version=Version(2, 0))
 LEASES: dict[str, str] = {}
 
 
@@ -229,6 +228,8 @@ async def test_a_record_lives_in_redis_as_long_as_it_says(store: Subject, redis_
     await store.create(KEY, a_record(at, life=IDLE + 100.0))
     assert IDLE - 10.0 < redis_server.cli("PTTL", HASH) / 1000 <= IDLE
     await store.load(KEY, at=at + 1000.0, refresh=60.0)
+    assert redis_server.cli("PTTL", HASH) / 1000 > IDLE - 10.0, "a read waits for nothing that may come later"
+    await store.after_response()
     assert IDLE - 910.0 < redis_server.cli("PTTL", HASH) / 1000 <= IDLE - 900.0
 
 
@@ -248,8 +249,9 @@ async def test_a_read_that_records_no_use_writes_nothing(store: Subject, redis_s
     await store.load(KEY, at=at + 60.0, refresh=60.0)
     await store.after_response()
     calls = redis_server.cli("INFO", "commandstats")
-    assert calls["cmdstat_evalsha"]["calls"] == 1
-    assert not calls.keys() & {f"cmdstat_{name}" for name in ("hset", "pexpire", "del", "zadd", "expire", "zrem")}
+    assert calls["cmdstat_hgetall"]["calls"] == 1
+    writing = ("evalsha", "eval", "hset", "pexpire", "del", "zadd", "expire", "zrem")
+    assert not calls.keys() & {f"cmdstat_{name}" for name in writing}
 
 
 # -- late writes -------------------------------------------------------------------------------------------------------
@@ -272,7 +274,7 @@ async def test_no_late_write_leaves_anything_beside_a_tombstone(store: Subject, 
     loaded = await store.load(KEY, at=at, refresh=NEVER)
     await store.end([KEY], at=at, until=at + IDLE)
     await store.update(KEY, a_delta(at, loaded=loaded, put={"a": "2"}))
-    await store.merge(KEY, replace(loaded, version=Version(9, 9)))
+    await store.merge(KEY, loaded.replace(version=Version(9, 9)))
     await store.load(KEY, at=at + 100.0, refresh=60.0)
     assert redis_server.cli("HKEYS", HASH) == ["gone"]
     assert redis_server.cli("ZSCORE", OF_ADA, KEY) is None
@@ -324,7 +326,9 @@ async def test_every_operation_under_an_epoch_takes_one_round_trip(store: Subjec
         before = proxy.trips
         await operation(view)
         taken[name] = proxy.trips - before
-    assert taken == dict.fromkeys(UNDER_AN_EPOCH, 1) | {"install": 3, "confirm": 0}
+    # Where nothing is that may be served, a lease is left: before SQL is asked, one trip more is not what counts.
+    missed = dict.fromkeys((name for name in UNDER_AN_EPOCH if name.startswith(("find of no", "find of a copy"))), 2)
+    assert taken == dict.fromkeys(UNDER_AN_EPOCH, 1) | missed | {"install": 3, "confirm": 0}
 
 
 @driven
@@ -372,8 +376,8 @@ async def test_a_forgotten_script_is_reported_and_installed_once_by_eval(
     events.clear()
     redis_server.cli("SCRIPT", "FLUSH")
     redis_server.cli("CONFIG", "RESETSTAT")
-    for _ in range(3):
-        assert (await store.load(KEY, at=at, refresh=60.0)).values == {"a": "1"}
+    for number in range(3):
+        assert await store.update(KEY, a_delta(at, base=Version(0, 1), put={"a": str(number)}))
     assert events == [StoreRestarted(store="redis")]
     calls = redis_server.cli("INFO", "commandstats")
     assert calls["cmdstat_eval"]["calls"] == 1
@@ -399,7 +403,7 @@ def test_a_restart_with_all_data_is_noticed(fresh_redis: RedisFactory) -> None:
         store.run(store.create(KEY, a_record(at)))
         events.clear()
         server.restart(empty=False)
-        assert store.run(store.load(KEY, at=at, refresh=60.0)).values == {"a": "1"}
+        assert store.run(store.update(KEY, a_delta(at, base=Version(0, 1), put={"a": "2"})))
     assert events == [StoreRestarted(store="redis")]
 
 
@@ -773,7 +777,7 @@ def opened(store: Subject, server: RedisServer, count: int) -> int:
 def test_stale_pooled_connections_cost_nobody_a_failure(fresh_redis: RedisFactory, is_async: bool) -> None:
     server = fresh_redis()
     with running(RedisStore.from_url(server.url, is_async=is_async, timeout=2.0)) as store:
-        assert opened(store, server, 6) >= 5
+        assert opened(store, server, 6) >= (1 if is_async else 5)
         server.restart()
         assert store.run(store.load(KEY, at=now(), refresh=60.0)) is None
         server.kill()
@@ -787,7 +791,7 @@ def test_who_finds_an_epoch_missing_can_install_the_next_one_though_other_connec
 ) -> None:
     server = fresh_redis()
     with running(RedisStore.from_url(server.url, is_async=is_async, timeout=2.0)) as store:
-        assert opened(store, server, 6) >= 5
+        assert opened(store, server, 6) >= (1 if is_async else 5)
         server.restart()
         assert store.run(asked(under(store))) == "missing"
         store.run(under(store, LATER_EPOCH).install())
@@ -860,16 +864,18 @@ def test_a_pool_without_a_free_connection_is_our_own_lack(valkey: RedisServer) -
         assert store.run(store.load(KEY, at=now(), refresh=60.0)) is None
 
 
-def test_an_asyncio_pool_without_a_free_connection_is_our_own_lack(valkey: RedisServer) -> None:
+def test_requests_of_one_event_loop_need_no_connection_of_the_pool(valkey: RedisServer) -> None:
     async def body() -> None:
         client = redis_client(valkey.url + "?max_connections=1", is_async=True, timeout=0.05)
-        store = RedisStore(client, timeout=0.05)
+        store = RedisStore(client)
         taken = await client.connection_pool.get_connection()
+        loads = [store.load(KEY, at=now(), refresh=60.0) for _ in range(100)]
+        assert await asyncio.gather(*loads) == [None] * 100
         with pytest.raises(StoreUnavailable) as raised:
-            await store.load(KEY, at=now(), refresh=60.0)
+            await store.installed()
         assert (raised.value.reason, raised.value.attempts) == ("saturated", 1)
         await client.connection_pool.release(taken)
-        assert await store.load(KEY, at=now(), refresh=60.0) is None
+        assert await store.installed() == ""
         await store.close()
 
     asyncio.run(body())
@@ -938,7 +944,7 @@ async def test_a_value_of_another_type_under_a_key_refuses_that_key_only(
 FOREIGN: dict[str, dict[bytes | str, bytes | str]] = {
     "another session's": {"session_id": OTHER},
     "a value that is no text": {"user_agent": b"\xff\xfe"},
-    "a name that is no text": {b"\xff\xfe": "x"},
+    "a name that is no text": {b"d:\xff\xfe": "0.1:1"},
     "a version that is none": {"version": "seven"},
     "a field without a stamp": {"d:a": "1"},
     "a field with a bad stamp": {"d:a": "x.y:1"},
@@ -1006,7 +1012,7 @@ def test_whatever_a_hash_holds_it_is_a_record_or_corrupt(noise: dict[bytes, byte
 async def test_a_person_can_read_a_session_in_redis(store: Subject, redis_server: RedisServer) -> None:
     at = datetime(2031, 2, 28, 23, 59, 59, 7000, UTC).timestamp()
     record = a_record(at, idle=60.0, life=3600.0, user_id="ada", user_agent="Firefox", ip_address="192.0.2.7")
-    record = replace(record, fields={"cart": Field(Version(), '["Brot 🍞"]')}, session_fingerprint="f00")
+    record = record.replace(fields={"cart": Field(Version(), '["Brot 🍞"]')}, session_fingerprint="f00")
     await store.create(KEY, record)
     await store.update(KEY, a_delta(at + 1.5, base=Version(0, 1), put={"n": "1"}, drop=("old",), commit_id="c0ffee"))
     assert redis_server.cli("HGETALL", HASH) == {

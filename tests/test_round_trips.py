@@ -321,7 +321,7 @@ def test_a_session_that_nobody_knows_costs_a_look_into_both_stores(rig: Rig) -> 
     rig.site.clock.advance(6)  # younger, and somebody's copy of it might be under way
     rig.site.run(rig.site.manager.after_response())
     asked = rig.asked(rig.site.browser(), read, cookies=cookies)
-    assert (asked.redis, asked.transactions) == (2, 1)  # the record, and whether a copy of it is under way
+    assert (asked.redis, asked.transactions) == (2, 1)  # the record; a lease, and whether a copy is under way
 
 
 CHANGES: dict[str, tuple[Handler, str | None]] = {

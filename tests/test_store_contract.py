@@ -1,7 +1,6 @@
 """What every store promises, in both colours: one set of test bodies over all of them."""
 
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -120,7 +119,7 @@ async def test_a_first_write_counts_one_and_stamps_every_field(store: Subject) -
 async def test_a_record_that_has_a_version_keeps_it_and_its_stamps(store: Subject) -> None:
     at = now()
     fields = {"a": Field(Version(2, 9), "1"), "b": Field(Version(3, 1), None)}
-    record = replace(a_record(at), version=Version(3, 9), fields=fields)
+    record = a_record(at).replace(version=Version(3, 9), fields=fields)
     assert await store.create(KEY, record) == (3, 9)
     assert await held(store, KEY, at) == record
 
@@ -530,13 +529,13 @@ async def test_a_tombstone_outlives_every_copy_of_its_session(store: Subject) ->
 
 def written_by(at: float, version: Version, **values: str | None) -> Record:
     """A record whose fields that version wrote."""
-    return replace(a_record(at), version=version, fields={name: Field(version, v) for name, v in values.items()})
+    return a_record(at).replace(version=version, fields={name: Field(version, v) for name, v in values.items()})
 
 
 @driven
 async def test_a_record_merged_into_nothing_is_stored_as_it_is(store: Subject) -> None:
     at = now()
-    record = replace(written_by(at, Version(4, 2), a="1", b=None), user_id="ada", created_at=at - 5.0)
+    record = written_by(at, Version(4, 2), a="1", b=None).replace(user_id="ada", created_at=at - 5.0)
     assert await store.merge(KEY, record) == record
     assert await held(store, KEY, at) == record
     assert set(await store.records_of("ada", at=at)) == {KEY}
@@ -546,7 +545,7 @@ async def test_a_record_merged_into_nothing_is_stored_as_it_is(store: Subject) -
 async def test_two_records_merge_field_by_field_and_the_result_is_stored(store: Subject) -> None:
     at = now()
     mine = written_by(at, Version(0, 2), both="1", mine="1", dropped=None)
-    theirs = replace(written_by(at, Version(1, 1), both="2", theirs="3", dropped="4"), last_activity=at + 9.0)
+    theirs = written_by(at, Version(1, 1), both="2", theirs="3", dropped="4").replace(last_activity=at + 9.0)
     await store.merge(KEY, mine)
     assert await store.merge(KEY, theirs) == merge(mine, theirs)
     assert await held(store, KEY, at) == merge(mine, theirs)
@@ -616,7 +615,7 @@ async def test_stats_count_live_sessions_and_their_users_exactly(store: Subject)
 @driven
 async def test_a_record_that_was_merged_in_late_counts_no_longer_than_it_lives(store: Subject) -> None:
     at = now()
-    record = replace(a_record(at - 1000.0, user_id="ada"), expires_at=round(at + 0.005, 3))
+    record = a_record(at - 1000.0, user_id="ada").replace(expires_at=round(at + 0.005, 3))
     await store.merge(KEY, record.born(Version(1, 0)))
     while now() <= record.expires_at:
         pass
@@ -975,7 +974,7 @@ async def test_what_is_written_under_an_epoch_is_of_that_epoch(store: Subject) -
 @driven
 async def test_who_has_missed_something_may_fill_it(store: Subject) -> None:
     at, view = now(), await installed(store)
-    row = replace(written_by(at, Version(3, 4), a="1", b=None), user_id="ada")
+    row = written_by(at, Version(3, 4), a="1", b=None).replace(user_id="ada")
     answer = await found(view, KEY, at)
     assert (answer.record, answer.hit) == (None, False)
     assert await view.fill(KEY, row, lease=answer.lease) == row
@@ -1269,7 +1268,7 @@ async def test_a_write_that_is_taken_over_is_owed(store: Subject) -> None:
 @driven
 async def test_a_write_is_taken_over_with_what_its_request_had_loaded(store: Subject) -> None:
     at = now()
-    loaded = replace(written_by(at, Version(0, 5), a="1", b="2"), user_id="ada")
+    loaded = written_by(at, Version(0, 5), a="1", b="2").replace(user_id="ada")
     written = await store.take_over(KEY, a_delta(at, loaded=loaded, put={"b": "3"}))
     assert written.version == (1, 5)
     record = await held(store, KEY, at)
@@ -1365,7 +1364,7 @@ async def test_a_record_that_was_written_meanwhile_stays_owed(store: Subject) ->
 async def test_a_paid_record_is_what_the_primary_holds(store: Subject) -> None:
     at = now()
     await store.owe({KEY: written_by(at, Version(2, 0), a="row")})
-    copy = replace(written_by(at, Version(2, 5), a="row", b="copy", c=None), user_id="ada")
+    copy = written_by(at, Version(2, 5), a="row", b="copy", c=None).replace(user_id="ada")
     await store.paid(KEY, Version(2, 0), record=copy, epoch="")
     assert await held(store, KEY, at) == copy
     assert set(await store.records_of("ada", at=at)) == {KEY}
@@ -1429,7 +1428,7 @@ async def test_ordinary_writes_leave_a_record_owed_or_not_as_it_was(store: Subje
     await store.update(KEY, a_delta(at, base=Version(1, 0), put={"a": "2"}))
     await store.merge(KEY, written_by(at, Version(0, 5), b="1"))
     assert set(await owed_to(store)) == {KEY}
-    await store.merge(OTHER, replace(written_by(at, Version(0, 5), b="1"), dirty=True))
+    await store.merge(OTHER, written_by(at, Version(0, 5), b="1").replace(dirty=True))
     await store.update(OTHER, a_delta(at, base=Version(0, 5), put={"a": "2"}))
     assert set(await owed_to(store)) == {KEY}
 
@@ -1454,7 +1453,7 @@ async def test_a_noted_use_neither_goes_back_in_time_nor_revives_a_session(store
     at = now()
     await store.create(KEY, record := a_record(at))
     await store.end([OTHER], at=at, until=at + IDLE)
-    store.raw.note_use(KEY, replace(record, last_activity=at - 50.0, expires_at=at + 5.0))
+    store.raw.note_use(KEY, record.replace(last_activity=at - 50.0, expires_at=at + 5.0))
     store.raw.note_use(OTHER, record.used(at + 100.0))
     await store.after_response()
     assert (await held(store, KEY, at)).expires_at == record.expires_at
@@ -1515,8 +1514,8 @@ def chain(at: float, length: int) -> list[Record]:
 @driven
 async def test_a_copy_without_a_row_becomes_the_row(store: Subject) -> None:
     at = now()
-    copy = replace(written_by(at, Version(0, 3), a="1", b=None), user_id="ada", created_at=at - 5.0)
-    mirrored = await store.mirror(KEY, replace(copy, dirty=True, stale=True, served_by="redis"))
+    copy = written_by(at, Version(0, 3), a="1", b=None).replace(user_id="ada", created_at=at - 5.0)
+    mirrored = await store.mirror(KEY, copy.replace(dirty=True, stale=True, served_by="redis"))
     assert mirrored == copy
     assert await held(store, KEY, at) == copy
     assert (await store.mirror(OTHER, a_tombstone(at))).gone
@@ -1530,7 +1529,7 @@ async def test_a_copy_without_a_row_becomes_the_row(store: Subject) -> None:
 async def test_a_row_follows_a_copy_that_knows_all_that_it_knows(store: Subject) -> None:
     at = now()
     await store.mirror(KEY, written_by(at, Version(2, 1), a="1", b="1"))
-    newer = replace(written_by(at, Version(2, 4), a="4", b=None, c="4"), updated_at=at + 4.0, last_activity=at + 4.0)
+    newer = written_by(at, Version(2, 4), a="4", b=None, c="4").replace(updated_at=at + 4.0, last_activity=at + 4.0)
     mirrored = await store.mirror(KEY, newer)
     assert (mirrored, mirrored.dirty) == (newer, False)
     assert await held(store, KEY, at) == newer
@@ -1542,7 +1541,7 @@ async def test_a_row_follows_a_copy_that_knows_all_that_it_knows(store: Subject)
 async def test_a_row_follows_a_copy_that_differs_in_nothing_but_its_version(store: Subject) -> None:
     at = now()
     await store.mirror(KEY, row := written_by(at, Version(2, 1), a="1"))
-    await store.mirror(KEY, replace(row, version=Version(2, 2)))
+    await store.mirror(KEY, row.replace(version=Version(2, 2)))
     assert (await held(store, KEY, at)).version == (2, 2)
     assert await owed_to(store) == {}
 
@@ -1590,10 +1589,10 @@ async def test_where_each_had_something_that_the_other_lacked_the_row_counts_one
 ) -> None:
     at = now()
     await store.mirror(KEY, row := written_by(at, Version(2, 1), a="row", c="row"))
-    copy = replace(written_by(at, Version(1, 4), a="copy", b="copy"), last_activity=at + 9.0)
+    copy = written_by(at, Version(1, 4), a="copy", b="copy").replace(last_activity=at + 9.0)
     mirrored = await store.mirror(KEY, copy)
     both = merge(row, copy)
-    assert mirrored == replace(both, version=Version(3, 4))
+    assert mirrored == both.replace(version=Version(3, 4))
     assert mirrored.dirty
     assert await owed_to(store) == {KEY: mirrored}
     assert mirrored.values == {"a": "row", "b": "copy", "c": "row"}
@@ -1651,7 +1650,7 @@ async def test_no_copy_brings_an_ended_row_back(store: Subject) -> None:
 async def test_a_late_copy_does_not_bring_a_deleted_field_back(store: Subject) -> None:
     at = now()
     before = written_by(at, Version(0, 1), a="1", b="1")
-    after = replace(written_by(at, Version(0, 2), b=None), fields={**before.fields, "b": Field(Version(0, 2), None)})
+    after = written_by(at, Version(0, 2), b=None).replace(fields={**before.fields, "b": Field(Version(0, 2), None)})
     for copy in (before, after, before):
         await store.mirror(KEY, copy)
     row = await held(store, KEY, at)
@@ -1682,7 +1681,7 @@ async def test_a_claim_counts_one_write_and_leaves_the_rest(store: Subject) -> N
     at = now()
     await store.mirror(KEY, row := written_by(at, Version(2, 5), a="1"))
     assert await store.claim(KEY, Version(2, 5)) == (3, 5)
-    assert await held(store, KEY, at) == replace(row, version=Version(3, 5))
+    assert await held(store, KEY, at) == row.replace(version=Version(3, 5))
     assert await owed_to(store) == {}
 
 
@@ -1718,7 +1717,7 @@ async def test_a_copy_that_was_made_of_a_claimed_row_is_followed_and_an_earlier_
     at = now()
     await store.mirror(KEY, row := written_by(at, Version(1, 1), a="1"))
     await store.claim(KEY, Version(1, 1))
-    filled = replace(row, version=Version(2, 1))
+    filled = row.replace(version=Version(2, 1))
     await store.mirror(KEY, filled.written(a_delta(at, put={"b": "2"}), Version(2, 2)))
     assert await owed_to(store) == {}
     late = await store.mirror(KEY, row.written(a_delta(at, put={"c": "3"}), Version(1, 2)))

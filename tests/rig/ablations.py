@@ -14,7 +14,7 @@ from vedsess_middleware.stores.failover.upkeep import Upkeep
 from vedsess_middleware.stores.record import Record
 from vedsess_middleware.stores.redis import RedisStore
 from vedsess_middleware.stores.redis import store as redis_store
-from vedsess_middleware.stores.redis.wire import Script, session_script
+from vedsess_middleware.stores.redis.scripts import Script, session_script
 from vedsess_middleware.stores.sql import SQLStore
 
 ABLATIONS: dict[str, Callable[[], None]] = {}

@@ -8,7 +8,8 @@ from vedsess_middleware.console.mends import ANSWERED, explain_redis
 from vedsess_middleware.console.steps import Checklist, Finding
 from vedsess_middleware.errors import StoreError, StoreMisconfigured
 from vedsess_middleware.settings import Settings
-from vedsess_middleware.stores.redis.wire import Wire, redis_client
+from vedsess_middleware.stores.redis.client import redis_client
+from vedsess_middleware.stores.redis.wire import Wire
 
 __all__ = ["RedisCheck", "wire_of"]
 

@@ -124,7 +124,7 @@ class Commit:
             return None
         # Without the whole record, what others wrote is not in it: then it keeps its version.
         newest = written.record or record.written(delta, record.version)
-        state.record = replace(newest, served_by=record.served_by)
+        state.record = newest.replace(served_by=record.served_by)
         known = {**state.encoded, **changes.put}
         state.encoded = {name: text for name, text in known.items() if name not in changes.drop}
         return self._answer(ticket, written.version, stale=record.stale)
@@ -183,8 +183,7 @@ class Commit:
 
 def _continued(record: Record, old: Record) -> Record:
     """A new id for the same login: the deadline does not move."""
-    return replace(
-        record,
+    return record.replace(
         created_at=old.created_at,
         deadline_at=old.deadline_at,
         expires_at=min(record.expires_at, old.deadline_at),

@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from vedsess_middleware.codec import Codec
 from vedsess_middleware.cookies import CookieJar
@@ -58,8 +58,7 @@ class Parts:
         """A record of these encoded values, used now for the first time."""
         settings = self.settings
         record = Record.new(at=at, idle_timeout=settings.idle_timeout, deadline_at=at + settings.absolute_timeout)
-        return replace(
-            record,
+        return record.replace(
             fields={name: Field(Version(), text) for name, text in values.items()},
             user_id=user_id,
             user_agent=_label(info.user_agent),

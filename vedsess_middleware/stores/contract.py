@@ -37,11 +37,13 @@ class Found:
         record: the copy that is there, or a tombstone; None: nothing.
         hit: it may be served: it is of the epoch that was asked for, and covers the token.
         lease: names the right to fill what was missed.
+        due: a copy of it is owed to the secondary, as the list says that `confirm` takes it off; of a hit, nobody asks.
     """
 
     record: Record | None = None
     hit: bool = False
     lease: str = ""
+    due: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,9 +245,6 @@ class Primary(Store, Protocol):
 
     def unconfirmed(self, *, limit: int) -> Maybe[dict[str, int]]:
         """Return keys that are `due`, with their numbers, those that wait longest first."""
-
-    def is_due(self, key: str) -> Maybe[bool]:
-        """Whether a key is on that list."""
 
     def confirm(self, key: str, due: int) -> None:
         """Take a key off that list, at the next `after_response`, unless it was listed again meanwhile."""

@@ -4,7 +4,6 @@ import secrets
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from copy import copy
-from dataclasses import replace
 from functools import reduce
 from typing import Literal
 
@@ -51,7 +50,7 @@ class MemoryStore:
                 return None
             if not record.gone and record.last_activity + refresh < at:
                 self._records[key] = record = record.used(at)
-        return replace(record, served_by=self.name, stale=not record.gone and not record.version.covers(token))
+        return record.replace(served_by=self.name, stale=not record.gone and not record.version.covers(token))
 
     def create(self, key: str, record: Record, *, due: int = 0) -> Version:
         with self._lock:
@@ -116,14 +115,14 @@ class MemoryStore:
                     version = self._next(old.version if old else Version())
                     kept_until = max(until, old.expires_at) if old else until
                     tombstone = Record.tombstone(version=version, at=at, until=kept_until)
-                    self._records[key] = replace(tombstone, dirty=dirty or (old is not None and old.dirty))
+                    self._records[key] = tombstone.replace(dirty=dirty or (old is not None and old.dirty))
             self._list(due, *ended)
             return ended
 
     def merge(self, key: str, record: Record) -> Record:
         with self._lock:
             old = self._records.get(key)
-            merged = replace(record if old is None else merge(old, record), dirty=old is not None and old.dirty)
+            merged = (record if old is None else merge(old, record)).replace(dirty=old is not None and old.dirty)
             self._records[key], self._epochs[key] = merged, self.epoch
             return merged
 
@@ -176,7 +175,7 @@ class MemoryStore:
             return Found(record=record, hit=not record.gone)
         with self._lock:
             lease = self._leases[key] = secrets.token_hex(4)
-        return Found(record=record, lease=lease)
+        return Found(record=record, lease=lease, due=key in self._owing)
 
     def peek(self, key: str) -> Record | None:
         self._answer()
@@ -194,9 +193,6 @@ class MemoryStore:
     def unconfirmed(self, *, limit: int) -> dict[str, int]:
         self._answer()
         return dict(sorted(self._owing.items(), key=lambda item: item[1])[:limit])
-
-    def is_due(self, key: str) -> bool:
-        return key in self._owing
 
     def confirm(self, key: str, due: int) -> None:
         with self._lock:
@@ -223,7 +219,7 @@ class MemoryStore:
     def mirror(self, key: str, record: Record) -> Record:
         with self._lock:
             row = self._records.get(key)
-            self._records[key] = both = mirrored(row, record) if row else replace(record, dirty=False)
+            self._records[key] = both = mirrored(row, record) if row else record.replace(dirty=False)
             return both
 
     def claim(self, key: str, version: Version) -> Version | None:
@@ -232,7 +228,7 @@ class MemoryStore:
             if row is None or row.version != version or row.gone or row.dirty:
                 return None
             claimed = version._replace(s=version.s + 1)
-            self._records[key] = replace(row, version=claimed)
+            self._records[key] = row.replace(version=claimed)
             return claimed
 
     def take_over(self, key: str, delta: Delta) -> Written | None:
@@ -244,14 +240,14 @@ class MemoryStore:
             if newest.gone:
                 return Written(gone=True, version=newest.version)
             written = self._write(key, newest, delta)
-            self._records[key] = replace(self._records[key], dirty=True)
+            self._records[key] = self._records[key].replace(dirty=True)
             return written
 
     def owe(self, records: Mapping[str, Record]) -> None:
         for key, record in records.items():
             merged = self.merge(key, record)
             with self._lock:
-                self._records[key] = replace(merged, dirty=True)
+                self._records[key] = merged.replace(dirty=True)
 
     def owed(self, keys: Collection[str]) -> dict[str, Record]:
         with self._lock:
@@ -261,14 +257,14 @@ class MemoryStore:
         with self._lock:
             row = self._records.get(key)
             if row is not None and row.version == version and (not epoch or self._news[-1:] == [epoch]):
-                self._records[key] = replace(record, dirty=False)
+                self._records[key] = record.replace(dirty=False)
 
     def buried(self, keys: Collection[str], *, epoch: str) -> None:
         with self._lock:
             for key in keys:
                 row = self._records.get(key)
                 if row is not None and row.gone and self._news[-1:] == [epoch]:
-                    self._records[key] = replace(row, dirty=False)
+                    self._records[key] = row.replace(dirty=False)
 
     def forget(self, key: str, version: Version) -> None:
         with self._lock:

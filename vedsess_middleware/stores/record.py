@@ -2,13 +2,17 @@
 
 A version is a pair: each store counts the writes that it took itself.  Every field carries the version that wrote it,
 its stamp.  So a late copy, a repeated one and an old one are all the same pure function, `merge`.
+
+Records and deltas are structs of msgspec: frozen like a dataclass, and made in a tenth of the time.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Self
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, Self
 
-__all__ = ["KEPT_DELETIONS", "Delta", "Field", "Record", "Version", "merge", "mirrored"]
+import msgspec
+
+__all__ = ["KEPT_DELETIONS", "Delta", "Field", "Record", "Stamped", "Version", "merge", "mirrored"]
 
 KEPT_DELETIONS = 32
 """Deleted field names that a record remembers, so that an older copy cannot bring them back; the oldest go first."""
@@ -70,8 +74,72 @@ class Field(NamedTuple):
         return self.stamp, self.value or ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+_STAMP = re.compile(r"[0-9]+\.[0-9]+:")
+
+
+class Stamped(Mapping[str, Field]):
+    """Fields by name, as a store writes them, `s.r:value`: each is cut in two when somebody asks for it.
+
+    Args:
+        texts: by name.
+
+    Raises:
+        ValueError: one is something else.
+    """
+
+    __slots__ = ("_texts",)
+
+    def __init__(self, texts: Mapping[str, str]) -> None:
+        if not all(map(_STAMP.match, texts.values())):
+            raise ValueError("a field is a stamp, a colon and a value")
+        self._texts = texts
+
+    def __getitem__(self, name: str) -> Field:
+        return Field.parse(self._texts[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._texts)
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} fields>"
+
+    def written(
+        self, put: Mapping[str, str], drop: Iterable[str], forget: Iterable[str], version: Version
+    ) -> "Stamped":
+        """The same after a write of this version."""
+        texts = {**self._texts, **{name: f"{version}:{value}" for name, value in put.items()}}
+        texts.update((name, f"{version}:") for name in drop)
+        for name in forget:
+            texts.pop(name, None)
+        return Stamped(texts)
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Field]) -> "Stamped":
+        """These fields, as they are written."""
+        return fields if isinstance(fields, cls) else cls({name: str(item) for name, item in fields.items()})
+
+    @property
+    def texts(self) -> Mapping[str, str]:
+        """All, as they are written."""
+        return self._texts
+
+    @property
+    def deleted(self) -> dict[str, Version]:
+        """The stamps of those that are not there any more."""
+        return {
+            name: Version.parse(text[:-1]) for name, text in self._texts.items() if text.index(":") == len(text) - 1
+        }
+
+    @property
+    def encoded(self) -> dict[str, str]:
+        """The encoded values that are there."""
+        return {name: value for name, text in self._texts.items() if (value := text[text.index(":") + 1 :])}
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """What a store holds under one key.  Instants are epoch seconds, exact to the millisecond.
 
     Attributes:
@@ -94,7 +162,7 @@ class Record:
     """
 
     version: Version
-    fields: Mapping[str, Field] = field(default_factory=dict)
+    fields: Mapping[str, Field] = {}
     created_at: float
     updated_at: float
     last_activity: float
@@ -106,9 +174,9 @@ class Record:
     user_agent: str | None = None
     ip_address: str | None = None
     gone: bool = False
-    served_by: str = field(default="", compare=False)
-    stale: bool = field(default=False, compare=False)
-    dirty: bool = field(default=False, compare=False)
+    served_by: str = ""
+    stale: bool = False
+    dirty: bool = False
 
     @classmethod
     def new(cls, *, at: float, idle_timeout: float, deadline_at: float, version: Version = Version()) -> Self:
@@ -137,6 +205,18 @@ class Record:
             gone=True,
         )
 
+    def __eq__(self, other: object) -> bool:
+        """Whether both hold the same; where they came from does not count."""
+        if not isinstance(other, Record):
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in _HELD)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def replace(self, **changes: Any) -> "Record":
+        """The same record with other attributes."""
+        return msgspec.structs.replace(self, **changes)
+
     def __repr__(self) -> str:
         kind = "tombstone" if self.gone else f"{len(self.fields)} fields"
         return f"<Record {self.version} {kind}>"
@@ -152,35 +232,50 @@ class Record:
     @property
     def values(self) -> dict[str, str]:
         """The encoded values that are there, by name."""
+        if isinstance(self.fields, Stamped):
+            return self.fields.encoded
         return {name: item.value for name, item in self.fields.items() if item.value is not None}
+
+    @property
+    def deleted(self) -> dict[str, Version]:
+        """The stamps of deleted fields, by name."""
+        if isinstance(self.fields, Stamped):
+            return self.fields.deleted
+        return {name: item.stamp for name, item in self.fields.items() if item.value is None}
 
     def born(self, version: Version) -> "Record":
         """The same record as a first write of this version; unchanged where it has a version already."""
         if self.version != Version():
             return self
         fields = {name: Field(version, item.value) for name, item in self.fields.items()}
-        return replace(self, version=version, fields=fields)
+        return self.replace(version=version, fields=fields)
 
     def used(self, at: float) -> "Record":
         """The same record, used at that time.  Never moves backwards."""
-        return replace(
-            self,
+        return self.replace(
             last_activity=max(self.last_activity, at),
-            expires_at=max(self.expires_at, min(at + self.idle_timeout, self.deadline_at)),
+            expires_at=self.ends_at(at),
         )
+
+    def ends_at(self, at: float) -> float:
+        """When it ends if it is used at that time, and not again."""
+        return max(self.expires_at, min(at + self.idle_timeout, self.deadline_at))
 
     def written(self, delta: "Delta", version: Version) -> "Record":
         """The same record after a delta, whose fields are stamped with `version`."""
-        fields = dict(self.fields)
-        fields.update((name, Field(version, value)) for name, value in delta.put.items())
-        fields.update((name, Field(version, None)) for name in delta.drop)
-        for name in delta.forget:
-            fields.pop(name, None)
-        return replace(self, version=version, fields=fields, updated_at=max(self.updated_at, delta.at)).used(delta.at)
+        return self.replace(
+            version=version,
+            fields=Stamped.of(self.fields).written(delta.put, delta.drop, delta.forget, version),
+            updated_at=max(self.updated_at, delta.at),
+            last_activity=max(self.last_activity, delta.at),
+            expires_at=self.ends_at(delta.at),
+        )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delta:
+_HELD = [name for name in Record.__struct_fields__ if name not in ("served_by", "stale", "dirty")]
+
+
+class Delta(msgspec.Struct, frozen=True, kw_only=True):
     """What one request changed.
 
     Attributes:
@@ -196,7 +291,7 @@ class Delta:
         whole: the caller needs the whole record back.
     """
 
-    put: Mapping[str, str] = field(default_factory=dict)
+    put: Mapping[str, str] = {}
     drop: tuple[str, ...] = ()
     forget: tuple[str, ...] = ()
     at: float
@@ -205,6 +300,10 @@ class Delta:
     refresh: float = 0.0
     commit_id: str
     whole: bool = False
+
+    def replace(self, **changes: Any) -> "Delta":
+        """The same delta with other attributes."""
+        return msgspec.structs.replace(self, **changes)
 
     def __repr__(self) -> str:
         return f"<Delta {len(self.put)} put, {len(self.drop)} dropped>"
@@ -218,15 +317,15 @@ def mirrored(row: Record, copy: Record) -> Record:
     """
     if row.gone:
         return row
-    both = replace(merge(row, copy), dirty=row.dirty)
+    both = merge(row, copy).replace(dirty=row.dirty)
     if row.contains(copy):
         return both  # at most used later: that is no write
     if not both.gone and copy.version.covers(row.version):
         # What it has forgotten was deleted, and it knew.
         kept = {name: item for name, item in both.fields.items() if item.value is not None or name in copy.fields}
-        both = replace(both, fields=kept)
+        both = both.replace(fields=kept)
     if both.gone or both.fields != copy.fields or row.version.s != copy.version.s or row.dirty:
-        both = replace(both, version=both.version._replace(s=both.version.s + 1), dirty=True)
+        both = both.replace(version=both.version._replace(s=both.version.s + 1), dirty=True)
     return both
 
 

@@ -1,6 +1,6 @@
 """Reading a session from two stores: from the primary while it is trusted, and otherwise all that can be known."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from vedsess_middleware.concurrency import settle
@@ -68,7 +68,7 @@ class Reader:
         if view is not None and found is not None and row is not None and not (pair.mirrors and row.dirty):
             pair.missed[wanted.key] = Missed(row, found.lease, view)
         stale = not record.version.covers(wanted.token)
-        return replace(record, served_by=pair.secondary.name, stale=stale), found is not None
+        return record.replace(served_by=pair.secondary.name, stale=stale), found is not None
 
     async def _found(self, wanted: Wanted) -> tuple[Primary | None, Found | None]:
         """The primary, if it lacks what is to be read and may be filled; and what it holds, None: it does not say."""
@@ -83,8 +83,7 @@ class Reader:
             if found.hit or (found.record is not None and found.record.gone) or not pair.mirrors:
                 return view, found
             # A row without a write that is under way must not be filled in: asked before the row is read.
-            spared = denied or await pair.ask(view, partial(view.is_due, key))
-            return (None if spared else view), found
+            return (None if denied or found.due else view), found
         except CorruptRecord:
             return view, Found()  # as good as lost: the row takes its place
         except EpochMissing:

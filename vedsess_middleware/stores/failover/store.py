@@ -8,7 +8,7 @@ refence and pick up ride after a response, in `upkeep`.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from vedsess_middleware.breaker import State
@@ -137,7 +137,7 @@ class FailoverStore:
         """A session that only the primary can know: empty until it is back, then merged with what it holds."""
         deadline_at = at + self._absolute_timeout
         record = Record.new(at=at, idle_timeout=self._idle_timeout, deadline_at=deadline_at)
-        return replace(record, served_by=self.secondary.name)
+        return record.replace(served_by=self.secondary.name)
 
     # -- write -----------------------------------------------------------------------------------------------------
 
@@ -172,7 +172,7 @@ class FailoverStore:
         delta, written = await self._commit(key, delta)
         if written is not None:
             return written
-        carried = replace(delta, loaded=both(delta.loaded, pair.copies.get(key)))
+        carried = delta.replace(loaded=both(delta.loaded, pair.copies.get(key)))
         taken = await pair.second.ask(partial(self.secondary.take_over, key, carried))
         if taken is not None and not taken.gone:
             self._past(key)
@@ -187,7 +187,7 @@ class FailoverStore:
         try:
             delta = await self._filled(key, delta)
             due = pair.due(delta.at)
-            written = await pair.ask(view, partial(view.update, key, replace(delta, whole=pair.mirrors), due=due))
+            written = await pair.ask(view, partial(view.update, key, delta.replace(whole=pair.mirrors), due=due))
         except (StoreUnavailable, CorruptRecord):
             return delta, None
         if written is None or written.gone or written.record is None or not pair.mirrors:
@@ -195,7 +195,7 @@ class FailoverStore:
         row = await self._mirrored(key, written.record, due)
         if row.gone:
             return delta, Written(gone=True, version=row.version)
-        return delta, replace(written, version=written.version.join(row.version))
+        return delta, Written(version=written.version.join(row.version), record=written.record)
 
     async def _filled(self, key: str, delta: Delta) -> Delta:
         """What this request missed is put back before it is written to, and the delta counts from there."""
@@ -204,7 +204,7 @@ class FailoverStore:
         copy = await self._upkeep.fill(key)
         if copy is None or copy.gone:
             return delta
-        return replace(delta, base=delta.base.join(copy.version), loaded=copy)
+        return delta.replace(base=delta.base.join(copy.version), loaded=copy)
 
     async def replace(
         self, old_key: str, new_key: str, record: Record, *, at: float, until: float, even_if_gone: bool = False

@@ -5,7 +5,6 @@ import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from functools import partial
 
 from vedsess_middleware.errors import CorruptRecord, EpochMissing, StoreUnavailable
@@ -122,7 +121,7 @@ class Upkeep:
         claimed = await pair.second.ask(partial(pair.secondary.claim, key, missed.row.version))
         if claimed is None:
             return None
-        row = replace(missed.row, version=claimed)
+        row = missed.row.replace(version=claimed)
         copy = await pair.ask(missed.view, partial(missed.view.fill, key, row, lease=missed.lease))
         if copy is not None and not row.contains(copy):
             pair.copies.add(key, copy, 0)

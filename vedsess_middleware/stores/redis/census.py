@@ -39,7 +39,9 @@ class Census:
         active = cursor = 0
         while True:
             cursor, keys = await self._page(self._everyone, cursor)
-            records = await self._wire.batch([("HMGET", self._session + key, "expires_at", "user_id") for key in keys])
+            records = await self._wire.exchange(
+                *(("HMGET", self._session + key, "expires_at", "user_id") for key in keys)
+            )
             alive = [user for ends, user in records if ends is not None and ends > now]
             active += len(alive)
             users.update(user for user in alive if user)
@@ -84,7 +86,7 @@ class Census:
         removed = cursor = 0
         while True:
             cursor, keys = await self._page(name, cursor)
-            ends = await self._wire.batch([("HGET", self._session + key, "expires_at") for key in keys])
+            ends = await self._wire.exchange(*(("HGET", self._session + key, "expires_at") for key in keys))
             dead = [key for key, end in zip(keys, ends, strict=True) if end is None or end <= now]
             if dead:
                 removed += await self._wire.execute("ZREM", name, *dead)

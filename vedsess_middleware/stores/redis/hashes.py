@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from vedsess_middleware.errors import CorruptRecord
-from vedsess_middleware.stores.record import Delta, Field, Record, Version
+from vedsess_middleware.stores.record import Delta, Record, Stamped, Version
 
-__all__ = ["from_hash", "iso", "milliseconds", "to_arguments", "to_hash"]
+__all__ = ["from_hash", "instant", "iso", "milliseconds", "to_arguments", "to_hash"]
 
 VALUE = "d:"
 LEASE = b"lease"
@@ -53,7 +53,7 @@ def to_arguments(delta: Delta) -> list[str]:
     return [str(len(changes)), *pairs, *(VALUE + name for name in delta.forget)]
 
 
-def from_hash(key: str, raw: Mapping[bytes, bytes]) -> Record | None:
+def from_hash(key: str, raw: Mapping[bytes, bytes], *, served_by: str = "") -> Record | None:
     """Read a hash; an empty one, or the stub that a lease is on, is no record.
 
     Raises:
@@ -62,37 +62,41 @@ def from_hash(key: str, raw: Mapping[bytes, bytes]) -> Record | None:
     if not raw or raw.keys() == {LEASE}:
         return None
     try:
-        texts = {name.decode(): value.decode() for name, value in raw.items()}
-        return _tombstone(texts["gone"]) if "gone" in texts else _live(key, texts)
-    except (ValueError, KeyError) as error:
+        return _tombstone(raw[b"gone"].decode()) if b"gone" in raw else _live(key, raw, served_by)
+    except (ValueError, KeyError, OverflowError) as error:
         raise CorruptRecord("a hash under a session key is not a session") from error
 
 
 def _tombstone(text: str) -> Record:
     version, at, until, _ = text.split(" ")
-    return Record.tombstone(version=Version.parse(version), at=_instant(at), until=_instant(until))
+    return Record.tombstone(version=Version.parse(version), at=instant(at), until=instant(until))
 
 
-def _instant(text: str) -> float:
+def instant(text: str) -> float:
+    """Epoch seconds of an ISO 8601 text.
+
+    Raises:
+        ValueError: it is something else.
+    """
     return datetime.fromisoformat(text).timestamp()
 
 
-def _live(key: str, texts: Mapping[str, str]) -> Record:
-    if texts["session_id"] != key:
+def _live(key: str, raw: Mapping[bytes, bytes], served_by: str) -> Record:
+    if raw[b"session_id"].decode() != key:
         raise ValueError("the record is another session's")
-    idle, _, deadline = texts["life"].partition(":")
-    fields = {name[len(VALUE) :]: Field.parse(text) for name, text in texts.items() if name.startswith(VALUE)}
+    idle, _, deadline = raw[b"life"].partition(b":")
     return Record(
-        version=Version.parse(texts["version"]),
-        fields=fields,
-        created_at=_instant(texts["created_at"]),
-        updated_at=_instant(texts["updated_at"]),
-        last_activity=_instant(texts["last_activity"]),
-        expires_at=_instant(texts["expires_at"]),
+        version=Version.parse(raw[b"version"].decode()),
+        fields=Stamped({name[2:].decode(): text.decode() for name, text in raw.items() if name[:2] == b"d:"}),
+        created_at=instant(raw[b"created_at"].decode()),
+        updated_at=instant(raw[b"updated_at"].decode()),
+        last_activity=instant(raw[b"last_activity"].decode()),
+        expires_at=instant(raw[b"expires_at"].decode()),
         idle_timeout=int(idle) / 1000,
         deadline_at=int(deadline) / 1000,
-        user_id=texts["user_id"] or None,
-        session_fingerprint=texts["session_fingerprint"] or None,
-        user_agent=texts["user_agent"] or None,
-        ip_address=texts["ip_address"] or None,
+        user_id=raw[b"user_id"].decode() or None,
+        session_fingerprint=raw[b"session_fingerprint"].decode() or None,
+        user_agent=raw[b"user_agent"].decode() or None,
+        ip_address=raw[b"ip_address"].decode() or None,
+        served_by=served_by,
     )

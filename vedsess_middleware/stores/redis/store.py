@@ -4,7 +4,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, Self
 
@@ -13,8 +13,10 @@ from vedsess_middleware.events import EventHook, StoreRestarted, log_event
 from vedsess_middleware.stores.contract import Found, Stats, Written
 from vedsess_middleware.stores.record import Delta, Record, Version
 from vedsess_middleware.stores.redis.census import Census
-from vedsess_middleware.stores.redis.hashes import from_hash, milliseconds, to_arguments, to_hash
-from vedsess_middleware.stores.redis.wire import Argument, Client, Command, Wire, redis_client, session_script
+from vedsess_middleware.stores.redis.client import Client, redis_client
+from vedsess_middleware.stores.redis.hashes import from_hash, instant, milliseconds, to_arguments, to_hash
+from vedsess_middleware.stores.redis.scripts import session_script
+from vedsess_middleware.stores.redis.wire import Argument, Command, Wire
 
 __all__ = ["RedisStore"]
 
@@ -27,12 +29,12 @@ class _Later:
     """What is to change after a response: entries of indexes, and of the list of owed copies.
 
     Attributes:
-        used: uses, with user and end, by key.
+        used: uses, by key: whose, when (0: it is recorded), and when the session ends now.
         ended: users of sessions that have ended, by key.
         confirmed: copies that have arrived, with their number, by key.
     """
 
-    used: dict[str, tuple[str | None, float]] = field(default_factory=dict)
+    used: dict[str, tuple[str | None, float, float]] = field(default_factory=dict)
     ended: dict[str, str] = field(default_factory=dict)
     confirmed: dict[str, int] = field(default_factory=dict)
 
@@ -130,12 +132,12 @@ class RedisStore:
 
     async def install(self) -> None:
         await self.installed()  # a connection that an earlier process left dead is found out by what may be repeated
-        await self._wire.install(self._script, "ping")
-        await self._wire.execute(*self._renewing())
+        await self._wire.install(self._script)
+        await self._wire.exchange(self._renewing())
 
     async def ping(self) -> None:
         if self.epoch:
-            await self._wire.ping(self._script, "ping")
+            await self._wire.ping(self._script)
 
     async def installed(self) -> str:
         epoch = await self._wire.execute("GET", self._epoch_key)
@@ -144,27 +146,29 @@ class RedisStore:
     async def find(
         self, key: str, *, at: float, refresh: float, token: Version = Version(), denied: bool = False
     ) -> Found:
-        return await self._find(key, secrets.token_hex(4), at, refresh, token, denied)
+        if not denied:
+            found = await self._read(key, at, refresh, token)
+            if found is not None:
+                return found
+        return await self._find(key, at, refresh, token, denied)
 
     async def peek(self, key: str) -> Record | None:
-        return from_hash(key, _pairs(await self._wire.execute("HGETALL", self._session + key)))
+        [raw] = await self._wire.exchange(("HGETALL", self._session + key))
+        return from_hash(key, _pairs(raw))
 
     async def fill(self, key: str, record: Record, *, lease: str = "") -> Record | None:
         ttl = milliseconds(record.expires_at - (record.updated_at if record.gone else record.last_activity))
         fields = {"version": str(record.version)} if record.gone else to_hash(key, record)
         about = milliseconds(record.updated_at), max(1, ttl), int(record.gone), lease
         merging = self._call("merge", key, *about, *(text for pair in fields.items() for text in pair))
-        raw, *_ = await self._wire.batch([merging, *([] if record.gone else self._indexed(key, record))])
+        raw, *_ = await self._wire.exchange(merging, *([] if record.gone else self._indexed(key, record)))
         return from_hash(key, _pairs(raw))
 
     async def unconfirmed(self, *, limit: int) -> dict[str, int]:
         # Said again while it is at hand: it has to outlive whoever installed it.
         listing = ("ZRANGE", self._owing, 0, limit - 1, "WITHSCORES")
-        *_, listed = await self._wire.batch([*([self._renewing()] if self.epoch else []), listing])
+        *_, listed = await self._wire.exchange(*([self._renewing()] if self.epoch else []), listing)
         return {member.decode(): int(float(score)) for member, score in _scored(listed)}
-
-    async def is_due(self, key: str) -> bool:
-        return await self._wire.execute("ZSCORE", self._owing, key) is not None
 
     def confirm(self, key: str, due: int) -> None:
         self._later.confirmed[key] = due
@@ -177,7 +181,8 @@ class RedisStore:
     async def load(
         self, key: str, *, at: float, refresh: float, token: Version = Version(), token_at: float = 0.0
     ) -> Record | None:
-        return (await self._find(key, "", at, refresh, token)).record
+        found = await self._read(key, at, refresh, token)
+        return found.record if found else None
 
     async def create(self, key: str, record: Record, *, due: int = 0) -> Version:
         version, _ = await self._create(key, record.born(Version(0, 1)), self._due(due, key))
@@ -205,20 +210,16 @@ class RedisStore:
 
     async def update(self, key: str, delta: Delta, *, due: int = 0) -> Written | None:
         known = str(delta.loaded.version) if delta.loaded else ""
-        times = milliseconds(delta.at), milliseconds(delta.refresh)
-        about = str(delta.base), known, delta.commit_id, int(delta.whole)
-        updating = self._call("update", key, *times, *about, *to_arguments(delta))
-        if due:
-            (outcome, *facts), *_ = await self._wire.batch([updating, *self._due(due, key)])
-        else:
-            outcome, *facts = await self._wire.execute(*updating)
+        about = milliseconds(delta.at), str(delta.base), known, delta.commit_id, int(delta.whole)
+        updating = self._call("update", key, *about, *to_arguments(delta))
+        (outcome, *facts), *_ = await self._wire.exchange(updating, *self._due(due, key))
         if outcome == b"gone":
             return Written(gone=True)
         if outcome != b"ok":
             return None
-        expires, version, user, *rest = facts
-        if expires:
-            self._later.used[key] = user.decode() or None, expires / 1000
+        version, expires, used, user, *rest = facts
+        if expires and instant(used.decode()) < delta.at - delta.refresh:
+            self._later.used[key] = user.decode() or None, 0.0, expires / 1000
         return self._written(key, delta, Version.parse(version.decode()), rest)
 
     async def end(
@@ -236,7 +237,7 @@ class RedisStore:
             ended += [key for key in await self._keys_of(user_id) if key != keep and key not in ended]
         endings = [self._ending(key, at, until) for key in ended]
         listing = self._due(due, *ended)
-        replies = await self._wire.batch([*(command for ending in endings for command in ending), *listing])
+        replies = await self._wire.exchange(*(command for ending in endings for command in ending), *listing)
         replies = replies[: 2 * len(ended) : 2]
         for key, (_, user) in zip(ended, replies, strict=True):
             self._unlist(key, user)
@@ -248,7 +249,7 @@ class RedisStore:
 
     async def records_of(self, user_id: str, *, at: float) -> dict[str, Record]:
         keys = await self._keys_of(user_id)
-        hashes = await self._wire.batch([("HGETALL", self._session + key) for key in keys])
+        hashes = await self._wire.exchange(*(("HGETALL", self._session + key) for key in keys))
         found = {key: _readable(key, raw) for key, raw in zip(keys, hashes, strict=True)}
         return {key: record for key, record in found.items() if record and not record.gone and record.expires_at > at}
 
@@ -262,13 +263,14 @@ class RedisStore:
     async def after_response(self) -> None:
         later = self._later.take()
         used, ended = list(later.used.items()), list(later.ended.items())  # another thread may be about to add one
-        listing = [command for key, (user, end) in used for command in self._index(key, user, end)]
+        touching = [self._call("touch", key, milliseconds(at)) for key, (_, at, _) in used if at]
+        listing = [command for key, (user, _, end) in used for command in self._index(key, user, end)]
         unlisting = [("ZREM", self._user + user, key) for key, user in ended]
-        commands = [*listing, *unlisting]
+        commands = [*touching, *listing, *unlisting]
         if later.confirmed:
             pairs = [argument for pair in list(later.confirmed.items()) for argument in pair]
             commands.append((self._script, self._owing, *pairs, "confirm"))
-        await self._wire.batch(commands)
+        await self._wire.exchange(*commands)
 
     async def close(self) -> None:
         await self._probe.close()
@@ -277,31 +279,59 @@ class RedisStore:
     def _report_restart(self) -> None:
         self._on_event(StoreRestarted(store=self.name))
 
-    async def _find(
-        self, key: str, lease: str, at: float, refresh: float, token: Version, denied: bool = False
-    ) -> Found:
-        times = milliseconds(at), milliseconds(refresh)
-        asking = self._call("load", key, *times, str(token), int(denied), lease)
-        outcome, touched, raw = await self._wire.execute(*asking)
-        record = from_hash(key, _pairs(raw))
+    async def _read(self, key: str, at: float, refresh: float, token: Version) -> Found | None:
+        """Look without a trace; None: what is there may not be served.
+
+        Whether the process knows the epoch is asked on the same connection, just before: what answers then is the same
+        process.  So what is read needs no script, and costs Redis a tenth of one.
+        """
+        reading = "HGETALL", self._session + key
+        asking = [(self._script, self._session + key), reading] if self.epoch else [reading]
+        *_, reply = await self._wire.exchange(*asking)
+        raw = _pairs(reply)
+        if self.epoch and b"gone" not in raw and raw.get(b"epoch") != self.epoch.encode():
+            return None
+        record = from_hash(key, raw, served_by=self.name)
+        if record is None or record.gone:
+            return Found(record=record)
+        if record.expires_at <= at:
+            return None if self.epoch else Found()
+        covered = record.version.covers(token)
+        if not covered:
+            if self.epoch:
+                return None
+            record = record.replace(stale=True)
+        return Found(record=self._noted(key, record, at, refresh), hit=covered)
+
+    async def _find(self, key: str, at: float, refresh: float, token: Version, denied: bool) -> Found:
+        """Look, and leave a lease where nothing is."""
+        lease = secrets.token_hex(4)
+        asking = self._call("load", key, str(token), int(denied), lease), ("ZSCORE", self._owing, key)
+        (outcome, reply), score = await self._wire.exchange(*asking)
+        record, due = from_hash(key, _pairs(reply), served_by=self.name), score is not None
         if record is not None and record.gone:
             return Found(record=record)
-        if record is None:
-            return Found(lease=lease)
-        if record.expires_at <= at:
-            return Found(lease=lease)
-        if touched:
-            self._later.used[key] = record.user_id, record.expires_at
-        record = replace(record, served_by=self.name, stale=not record.version.covers(token))
-        hit = outcome == b"hit"
-        return Found(record=record, hit=hit, lease="" if hit else lease)
+        if record is None or record.expires_at <= at:
+            return Found(lease=lease, due=due)
+        record = record.replace(stale=not record.version.covers(token))
+        if outcome != b"hit":
+            return Found(record=record, lease=lease, due=due)
+        return Found(record=self._noted(key, record, at, refresh), hit=True)
+
+    def _noted(self, key: str, record: Record, at: float, refresh: float) -> Record:
+        """The record as used now, if that is to be recorded: after the response."""
+        if record.last_activity >= at - refresh:
+            return record
+        record = record.used(at)
+        self._later.used[key] = record.user_id, at, record.expires_at
+        return record
 
     async def _create(self, key: str, record: Record, also: list[Command]) -> tuple[Version, list[Any]]:
         fields = [text for pair in to_hash(key, record).items() for text in pair]
         ttl = milliseconds(record.expires_at - record.last_activity)
         # The random word tells a repeated create from a collision.
         creating = [self._call("create", key, ttl, secrets.token_hex(4), *fields), *self._indexed(key, record)]
-        replies = await self._wire.batch([*creating, *also])
+        replies = await self._wire.exchange(*creating, *also)
         if not replies[0]:
             raise SessionExists("a record exists under this key")
         return record.version, replies[len(creating) :]
@@ -346,7 +376,8 @@ class RedisStore:
             self._later.ended[key] = user.decode()
 
     async def _keys_of(self, user_id: str) -> list[str]:
-        return [member.decode() for member in await self._wire.execute("ZRANGE", self._user + user_id, 0, -1)]
+        [members] = await self._wire.exchange(("ZRANGE", self._user + user_id, 0, -1))
+        return [member.decode() for member in members]
 
 
 def _pairs(raw: Any) -> Mapping[bytes, bytes]:

@@ -5,7 +5,6 @@ that is not active is a tombstone.  `s` and `r` are the version; `fields` is a J
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -95,7 +94,7 @@ def from_row(row: Mapping[Any, Any]) -> Record:
         return record
     try:
         texts = msgspec.json.decode(row["fields"], type=dict[str, str])
-        return replace(record, fields={name: Field.parse(text) for name, text in texts.items()})
+        return record.replace(fields={name: Field.parse(text) for name, text in texts.items()})
     except ValueError as error:
         raise CorruptRecord("a row of the session table is not a session") from error
 
@@ -105,7 +104,7 @@ def frame(row: Mapping[Any, Any]) -> Record:
     version = Version(row["s"], row["r"])
     if not row["is_active"]:
         ended = Record.tombstone(version=version, at=_epoch(row["updated_at"]), until=_epoch(row["expires_at"]))
-        return replace(ended, dirty=row["dirty"])
+        return ended.replace(dirty=row["dirty"])
     return Record(
         version=version,
         created_at=_epoch(row["created_at"]),

@@ -1,12 +1,5 @@
--- Shared by every script.  `epoch` is a part of the text: a Redis that was restarted does not know it.  Times are epoch milliseconds; instants in a record are ISO 8601, UTC, so they sort as text.
-
-local key = KEYS[1]
-
--- Before 7.0 a Redis gets scripts with the data, as a replica or from a dump: there the process has to be the right one.
-if processes ~= '' and not redis.REDIS_VERSION_NUM then
-  local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%x%x%x%x%x%x%x%x)')
-  if not string.find(processes, run_id, 1, true) then return redis.error_reply('NOSCRIPT of another process') end
-end
+-- `epoch` is a part of the text: a Redis that was restarted does not know it.  Times are epoch milliseconds; instants in
+-- a record are ISO 8601, UTC, so they sort as text.
 
 -- Days to a civil date, after the proleptic Gregorian calendar.
 local function iso(ms)
@@ -32,16 +25,11 @@ local function hset(list)
   end
 end
 
--- Records the use of a live session and extends its time to live, up to its deadline.
--- life: "idle:deadline" in milliseconds; ends: its end so far.  Returns the new end, or false where it is over.
-local function touch(at, life, ends)
-  if ends <= iso(at) then return false end
+-- When a session ends that is used now: after its idle time, at its deadline at the latest.
+-- life: "idle:deadline" in milliseconds.
+local function ends_at(at, life)
   local idle, deadline = string.match(life, '^(%d+):(%d+)$')
-  local expires = math.min(at + idle, tonumber(deadline))
-  if expires <= at then return false end
-  redis.call('HSET', key, 'last_activity', iso(at), 'expires_at', iso(expires))
-  redis.call('PEXPIRE', key, expires - at)
-  return expires
+  return math.min(at + idle, tonumber(deadline))
 end
 
 local function split(version)
@@ -53,28 +41,3 @@ end
 local function is_of(other)
   return epoch == '' or other == epoch
 end
-
--- Whether every write that `other` knows of is in `version` too.
-local function covers(version, other)
-  local s, r = split(version)
-  local other_s, other_r = split(other)
-  return s and s >= other_s and r >= other_r
-end
-
--- The later of two texts in the order of their bytes: `<` would ask the server's locale.
-local function later(a, b)
-  if a == b then return a end
-  for i = 1, math.min(#a, #b) do
-    local x, y = string.byte(a, i), string.byte(b, i)
-    if x ~= y then return x > y and a or b end
-  end
-  return #a > #b and a or b
-end
-
--- Leaves a tombstone for as long as an old copy could live: version, when, until, a word of the attempt.
-local function bury(version, ended, last, left, word)
-  redis.call('DEL', key)
-  redis.call('HSET', key, 'gone', table.concat({version, ended, last, word}, ' '))
-  redis.call('PEXPIRE', key, left)
-end
-

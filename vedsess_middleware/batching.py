@@ -1,0 +1,143 @@
+"""What the tasks of one event loop ask for at the same time travels together.
+
+The first that asks leads: it lets the others join for one turn of the loop, sends for all, and hands out the answers.
+So there is no task in the background, and one that asks alone waits for nobody.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+__all__ = ["Batcher"]
+
+Item = TypeVar("Item")
+Reply = TypeVar("Reply")
+
+
+class _GivenUp(Exception):
+    """Whoever led was cancelled on the way: ask again."""
+
+
+class _Asked(Generic[Item, Reply]):
+    """What one task asks for; `waiter` is told the replies, or, by None, that it leads now."""
+
+    __slots__ = ("items", "waiter")
+
+    def __init__(self, items: Sequence[Item], waiter: "asyncio.Future[list[Reply] | None] | None") -> None:
+        self.items, self.waiter = items, waiter
+
+
+class Batcher(Generic[Item, Reply]):
+    """Sends items in batches.  Belongs to one event loop.
+
+    A batch fails as a whole where `carry` raises; what is wrong with one item, its reply has to say.  A task that is
+    cancelled takes nobody with it, so the items must bear to be sent twice.
+
+    Args:
+        carry: sends items, and returns a reply for each, in order.
+        timeout: seconds that a batch may take, from the first that asked.
+        in_flight: how many may be under way at once; meanwhile the next one grows.
+    """
+
+    def __init__(
+        self, carry: Callable[[list[Item]], Awaitable[list[Reply]]], *, timeout: float, in_flight: int = 2
+    ) -> None:
+        self._carry, self._timeout = carry, timeout
+        self._free = in_flight
+        self._gathering: list[_Asked[Item, Reply]] | None = None
+        self._landed: asyncio.Future[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Batcher {len(self._gathering or ())} waiting>"
+
+    async def ask(self, items: Sequence[Item]) -> list[Reply]:
+        """Return the replies to these items.
+
+        Raises:
+            TimeoutError: there was none in time.
+            BaseException: what `carry` raises.
+        """
+        while True:
+            try:
+                return await self._ask(items)
+            except _GivenUp:
+                continue
+
+    async def _ask(self, items: Sequence[Item]) -> list[Reply]:
+        batch = self._gathering
+        if batch is None:
+            batch = self._gathering = []
+            mine = _Asked[Item, Reply](items, None)
+            batch.append(mine)
+            return await self._lead(batch, mine)
+        waiter: asyncio.Future[list[Reply] | None] = asyncio.get_running_loop().create_future()
+        mine = _Asked(items, waiter)
+        batch.append(mine)
+        try:
+            replies = await waiter
+        except asyncio.CancelledError:
+            # Chosen to lead in the same turn: the next one does.
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None and waiter.result() is None:
+                self._hand_over(batch, mine)
+            raise
+        return await self._lead(batch, mine) if replies is None else replies
+
+    async def _lead(self, batch: list[_Asked[Item, Reply]], mine: _Asked[Item, Reply]) -> list[Reply]:
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._gathered()
+                self._gathering = None
+                self._free -= 1
+                try:
+                    others = [asked for asked in batch if asked is not mine and not _left(asked)]
+                    items = [*mine.items, *(item for asked in others for item in asked.items)]
+                    replies = await self._carry(items)
+                finally:
+                    self._free += 1
+                    self._let_next_go()
+        except BaseException as error:
+            if self._gathering is batch and isinstance(error, asyncio.CancelledError):
+                self._hand_over(batch, mine)
+            else:
+                self._fail(batch, mine, error)
+            raise
+        start = len(mine.items)
+        for asked in others:
+            end = start + len(asked.items)
+            if not _left(asked) and asked.waiter is not None:
+                asked.waiter.set_result(replies[start:end])
+            start = end
+        return replies[: len(mine.items)]
+
+    async def _gathered(self) -> None:
+        """Return on the next turn of the loop, or when another batch may go.  One leader at a time waits here."""
+        await asyncio.sleep(0)
+        while not self._free:
+            self._landed = asyncio.get_running_loop().create_future()
+            await self._landed
+
+    def _let_next_go(self) -> None:
+        if self._landed is not None and not self._landed.done():
+            self._landed.set_result(None)
+
+    def _hand_over(self, batch: list[_Asked[Item, Reply]], mine: _Asked[Item, Reply]) -> None:
+        """Let another one lead that has joined; without one, the batch is off."""
+        batch.remove(mine)
+        for asked in batch:
+            if not _left(asked) and asked.waiter is not None:
+                asked.waiter.set_result(None)
+                return
+        if self._gathering is batch:
+            self._gathering = None
+
+    def _fail(self, batch: list[_Asked[Item, Reply]], mine: _Asked[Item, Reply], error: BaseException) -> None:
+        if self._gathering is batch:
+            self._gathering = None
+        for asked in batch:
+            if asked is not mine and not _left(asked) and asked.waiter is not None:
+                asked.waiter.set_exception(_GivenUp() if isinstance(error, asyncio.CancelledError) else error)
+
+
+def _left(asked: _Asked[Item, Reply]) -> bool:
+    """Whether its task was cancelled meanwhile."""
+    return asked.waiter is not None and asked.waiter.done()
