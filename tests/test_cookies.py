@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from itsdangerous import Signer
+from werkzeug.http import dump_cookie
 
 from vedsess_middleware.cookies import CookieJar, Rejection, Ticket, find_cookies, new_session_id
 from vedsess_middleware.settings import Settings
@@ -88,6 +89,29 @@ def test_the_signature_is_hmac_sha_256_with_a_key_derived_by_hmac() -> None:
     assert cookie() == signed_by_hand(SIGNED)
     assert cookie(audience="shop") == signed_by_hand(SIGNED, audience="shop")
     assert jar().read(signed_by_hand(SIGNED)) == [TICKET]
+
+
+@CALM
+@given(
+    st.permutations([NEWEST, OLDER, OLDEST]),
+    st.integers(1, 3),
+    st.integers(0, 2),
+    st.text(ID_CHARACTERS, max_size=5),
+)
+def test_cookies_are_those_of_the_signing_library_in_both_directions(
+    keys: list[str], known: int, signer: int, audience: str
+) -> None:
+    """It derives its keys anew for each signature; what earlier versions signed with it has to stay valid."""
+    keys, salt = keys[:known], f"vedsess_middleware.cookie:{audience}"
+    library = Signer(keys[::-1], salt=salt, key_derivation="hmac", digest_method=hashlib.sha256)
+    mine = jar(*keys, audience=audience)
+    made = value_of(mine.set(TICKET, secure=True))
+    assert made == library.sign(SIGNED).decode()
+    assert library.unsign(made) == SIGNED.encode()
+    key = keys[signer % known]
+    alone = Signer(key, salt=salt, key_derivation="hmac", digest_method=hashlib.sha256)
+    verdict = one(mine.read(f"vedsess={alone.sign(SIGNED).decode()}"))
+    assert verdict == Ticket(SESSION_ID, TICKET.token, TICKET.issued_at, newest_key=key == keys[0])
 
 
 def test_the_largest_ticket_is_short_enough_to_be_read() -> None:
@@ -246,6 +270,22 @@ def test_only_pairs_of_exactly_our_name_are_ours(header: str, found: list[str]) 
     assert find_cookies(header, "vedsess") == found
 
 
+@CALM
+@given(
+    st.text() | st.lists(st.sampled_from([";", "=", " ", "\t", "\n", "sid", "s", "1", "sid=1", "sid =2"])).map("".join)
+)
+def test_cookies_are_found_as_if_the_header_were_cut_into_its_pairs(header: str) -> None:
+    pairs = [pair.partition("=") for pair in header.split(";")]
+    assert find_cookies(header, "sid") == [
+        value.strip(" \t") for name, equals, value in pairs if equals and name.strip(" \t") == "sid"
+    ]
+
+
+@pytest.mark.parametrize("name", ["s.d", "s+", "$sid", "^s|d", "s*"])
+def test_no_character_of_a_name_stands_for_others(name: str) -> None:
+    assert find_cookies(f"sxd=1; ss=2; s=3; {name}=4", name) == ["4"]
+
+
 def test_a_pair_without_a_name_cannot_pass_for_ours() -> None:
     assert jar().read(f"={cookie()}") == []
 
@@ -352,6 +392,29 @@ def test_every_attribute_is_as_the_settings_say() -> None:
         "SameSite=None",
         "Secure",
     }
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("https", [True, False])
+@pytest.mark.parametrize("issued_at", [0.0, 1_700_000_000.5, 1_700_000_001.5, LAST / 1000])
+def test_a_header_is_what_the_cookie_library_would_make_of_it(
+    options: dict[str, Any], https: bool, issued_at: float
+) -> None:
+    """Most of it is made once for all requests."""
+    made = jar(**options).set(Ticket(SESSION_ID, Version(3, 14), issued_at), secure=https)
+    max_age = 60 if "idle_timeout" in options else 86400
+    assert made == dump_cookie(
+        options.get("cookie_name", "vedsess"),
+        value_of(made),
+        max_age=max_age,
+        expires=round(issued_at) + max_age,
+        path=options.get("cookie_path", "/"),
+        domain=options.get("cookie_domain"),
+        secure=options.get("cookie_secure", https),
+        httponly=True,
+        samesite=options.get("cookie_samesite", "Lax"),
+        partitioned=options.get("cookie_partitioned", False),
+    )
 
 
 @pytest.mark.parametrize("options", OPTIONS)

@@ -104,6 +104,8 @@ class JsonCodec:
         """The value of a text that `encode` made.  Raises `SerializationError`, and nothing else, for any other."""
         try:
             tree = _load(text)
+            if type(tree) not in _CONTAINERS:
+                return tree
             if '"!' not in text and text.count("[") + text.count("{") <= _MAX_DEPTH:
                 return tree
             return self._reader.value(tree, _MAX_DEPTH)

@@ -5,14 +5,17 @@ Nothing a browser sends raises: a cookie is genuine, or it is rejected for a rea
 """
 
 import hashlib
+import hmac
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import ceil
 
-from itsdangerous import BadSignature, Signer
-from werkzeug.http import dump_cookie
+from itsdangerous import Signer
+from itsdangerous.encoding import base64_encode, want_bytes
+from werkzeug.http import dump_cookie, http_date
 
 from vedsess_middleware.settings import Settings
 from vedsess_middleware.stores.record import Version
@@ -22,6 +25,7 @@ __all__ = ["CookieJar", "Rejection", "Ticket", "find_cookies", "new_session_id"]
 _LONGEST = 256
 _VALUE = re.compile(r"([A-Za-z0-9_-]{43})\.(\d{1,15})\.(\d{1,15})\.([0-9a-f]{1,12})")
 _TRIED = 8
+_LONG_AGO = http_date(0)
 
 
 def new_session_id() -> str:
@@ -60,10 +64,7 @@ class Rejection:
 
 def find_cookies(header: str, name: str) -> list[str]:
     """The values under exactly this name, in order.  Pairs without a name are not ours (CVE-2023-23934)."""
-    if name not in header:
-        return []
-    pairs = (pair.partition("=") for pair in header.split(";"))
-    return [value.strip(" \t") for found, equals, value in pairs if equals and found.strip(" \t") == name]
+    return [value.strip(" \t") for value in _pairs_of(name).findall(header)] if name in header else []
 
 
 class CookieJar:
@@ -76,68 +77,94 @@ class CookieJar:
 
     def __init__(self, settings: Settings, *, new_id: Callable[[], str] = new_session_id) -> None:
         salt = f"vedsess_middleware.cookie:{settings.audience}"
-        # itsdangerous wants the newest key last.
-        self._newest = _signer(settings.secret_keys[:1], salt)
-        self._older = _signer(settings.secret_keys[:0:-1], salt) if len(settings.secret_keys) > 1 else None
-        self._settings = settings
+        self._keys = [_Key(secret_key, salt) for secret_key in settings.secret_keys]
+        self._name, self._max_age = settings.cookie_name, ceil(settings.idle_timeout)
+        self._removals = {secure: _empty_cookie(settings, secure, max_age=0) for secure in (False, True)}
+        self._frames = {secure: _frame(settings, secure, self._max_age) for secure in (False, True)}
         self.new_id = new_id
 
     def __repr__(self) -> str:
-        return f"<CookieJar {self._settings.cookie_name!r}>"
+        return f"<CookieJar {self._name!r}>"
 
     def read(self, header: str) -> list[Ticket | Rejection]:
         """Judge the cookies of our name, in order; those beyond the first eight are not looked at."""
-        return [self._judge(value) for value in find_cookies(header, self._settings.cookie_name)[:_TRIED]]
+        return [self._judge(value) for value in find_cookies(header, self._name)[:_TRIED]]
 
     def set(self, ticket: Ticket, *, secure: bool) -> str:
         """The Set-Cookie header for this ticket, valid in the browser for the idle timeout."""
         milliseconds = round(ticket.issued_at * 1000)
-        value = f"{ticket.session_id}.{ticket.token}.{milliseconds:x}"
-        signed, max_age = self._newest.sign(value).decode(), ceil(self._settings.idle_timeout)
-        return self._dump(signed, secure, max_age=max_age, expires=round(ticket.issued_at) + max_age)
+        value = self._keys[0].sign(f"{ticket.session_id}.{ticket.token}.{milliseconds:x}").decode()
+        before_value, before_date, after_date = self._frames[secure]
+        date = _date(round(ticket.issued_at) + self._max_age)
+        return f"{before_value}{value}{before_date}{date}{after_date}"
 
     def remove(self, *, secure: bool) -> str:
         """The Set-Cookie header that removes it.  It repeats every attribute, or browsers would ignore it."""
-        return self._dump("", secure, max_age=0, expires=0)
+        return self._removals[secure]
 
     def _judge(self, value: str) -> Ticket | Rejection:
         if len(value) > _LONGEST:
             return Rejection("too long")
         if not value.isascii():
             return Rejection("not ASCII")
-        newest = True
-        try:
-            signed = self._newest.unsign(value)
-        except BadSignature:
-            newest = False
-            if self._older is None or not self._older.validate(value):
-                return Rejection("bad signature")
-            signed = self._older.unsign(value)
-        return _parse(signed.decode(), newest)
-
-    def _dump(self, value: str, secure: bool, *, max_age: int, expires: int) -> str:
-        settings = self._settings
-        return dump_cookie(
-            settings.cookie_name,
-            value,
-            max_age=max_age,
-            expires=expires,
-            path=settings.cookie_path,
-            domain=settings.cookie_domain,
-            secure=secure if settings.cookie_secure is None else settings.cookie_secure,
-            httponly=True,
-            samesite=settings.cookie_samesite,
-            partitioned=settings.cookie_partitioned,
-        )
+        text, _, signature = value.rpartition(".")
+        for key in self._keys:
+            if key.has_signed(text, signature):
+                return _parse(text, newest_key=key is self._keys[0])
+        return Rejection("bad signature")
 
 
-def _signer(keys_newest_last: Sequence[str], salt: str) -> Signer:
-    return Signer(list(keys_newest_last), salt=salt, key_derivation="hmac", digest_method=hashlib.sha256)
+class _Key(Signer):
+    """One secret key.  Signs as the library does, and prepares once what the library derives for each signature."""
+
+    def __init__(self, secret_key: str, salt: str) -> None:
+        super().__init__(secret_key, salt=salt, key_derivation="hmac", digest_method=hashlib.sha256)
+        self._mac = hmac.new(self.derive_key(), digestmod=hashlib.sha256)
+
+    def get_signature(self, value: str | bytes) -> bytes:
+        mac = self._mac.copy()
+        mac.update(want_bytes(value))
+        return base64_encode(mac.digest())
+
+    def has_signed(self, text: str, signature: str) -> bool:
+        return hmac.compare_digest(self.get_signature(text), signature.encode())
 
 
-def _parse(text: str, newest: bool) -> Ticket | Rejection:
+@lru_cache(maxsize=16)
+def _pairs_of(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(?:^|;)[ \t]*{re.escape(name)}[ \t]*=([^;]*)")
+
+
+@lru_cache(maxsize=16)
+def _date(second: int) -> str:
+    return http_date(second)
+
+
+def _empty_cookie(settings: Settings, secure: bool, *, max_age: int) -> str:
+    return dump_cookie(
+        settings.cookie_name,
+        "",
+        max_age=max_age,
+        expires=0,
+        path=settings.cookie_path,
+        domain=settings.cookie_domain,
+        secure=secure if settings.cookie_secure is None else settings.cookie_secure,
+        httponly=True,
+        samesite=settings.cookie_samesite,
+        partitioned=settings.cookie_partitioned,
+    )
+
+
+def _frame(settings: Settings, secure: bool, max_age: int) -> tuple[str, str, str]:
+    """A Set-Cookie header cut where its value and its date belong.  Neither has a character to be quoted."""
+    before_date, _, after_date = _empty_cookie(settings, secure, max_age=max_age).partition(_LONG_AGO)
+    name, equals, before_date = before_date.partition("=")
+    return name + equals, before_date, after_date
+
+
+def _parse(text: str, *, newest_key: bool) -> Ticket | Rejection:
     match = _VALUE.fullmatch(text)
     if match is None:
         return Rejection("not a session")
     session_id, s, r, milliseconds = match.groups()
-    return Ticket(session_id, Version(int(s), int(r)), int(milliseconds, 16) / 1000, newest)
+    return Ticket(session_id, Version(int(s), int(r)), int(milliseconds, 16) / 1000, newest_key)
