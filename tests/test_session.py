@@ -19,12 +19,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vedsess_middleware import Session, SessionManager, Settings
-from vedsess_middleware.codec import JsonCodec
 from vedsess_middleware.concurrency import run_blocking
 from vedsess_middleware.errors import SerializationError, StoreUnavailable
 from vedsess_middleware.events import Event
 from vedsess_middleware.session import state_of
-from vedsess_middleware.state import Changes, State
+from vedsess_middleware.state import Changes
 from vedsess_middleware.stores.memory import MemoryStore
 from vedsess_middleware.stores.record import KEPT_DELETIONS, Field, Record, Version
 
@@ -634,8 +633,9 @@ def deleted(stamps: dict[str, int]) -> Session:
         Record.new(at=AT, idle_timeout=60.0, deadline_at=AT + 600.0, version=Version(0, 500)),
         fields={**fields, "kept": Field(Version(0, 1), "1")},
     )
-    session = Session(State(codec=JsonCodec(), record=record, encoded=record.values))
-    session.fill({"kept": 1})
+    session = Site({}).eager()
+    state = state_of(session)
+    state.record, state.encoded = record, record.values
     return session
 
 
@@ -898,8 +898,11 @@ def test_saving_does_what_the_front_end_said(full: Site) -> None:
     assert saved == [session]
 
 
-def test_saving_what_nobody_manages_does_nothing() -> None:
-    run_blocking(Session(State(codec=JsonCodec())).save())
+def test_saving_without_a_front_end_commits(full: Site) -> None:
+    session = full.lazy()
+    session["n"] = 2
+    run_blocking(session.save())
+    assert full.lazy()["n"] == 2
 
 
 # -- any sequence of operations ----------------------------------------------------------------------------------------

@@ -1,21 +1,38 @@
 """What an app sees: a dict that knows when it was looked at, and what is to become of it.
 
-A session over blocking stores is loaded on first touch.  Methods such as `login` only record an intent; the manager
-acts on it at commit.
+A session over blocking stores is loaded on first touch, and a value is decoded when it is first handed out.  Methods
+such as `login` only record an intent; the manager acts on it at commit.
 """
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any, NoReturn, Self, SupportsIndex
+from uuid import UUID
 
 from vedsess_middleware.errors import SerializationError
-from vedsess_middleware.state import Changes, State
+from vedsess_middleware.state import NO_CHANGES, Changes, State
 from vedsess_middleware.stores.record import KEPT_DELETIONS, Record
 
 __all__ = ["Session", "state_of"]
 
+_CONSTANTS = frozenset(
+    {str, int, float, bool, type(None), bytes, datetime, date, time, timedelta, UUID, Decimal},
+)
+"""Types of values that cannot be edited: as long as the same object is there, it has not changed."""
+
+
+class _Placeholder:
+    """Stands for a value that nobody has asked for yet."""
+
+    def __repr__(self) -> str:
+        return "<not decoded yet: use dict(session)>"
+
+
+_STORED: Any = _Placeholder()
 _UNTOUCHED: Any = object()
-"""The one item of a dict that nobody has looked into: C code sees that it is not empty, and asks the methods."""
+"""A name in a dict that does not hold what is stored yet.  C code sees that it is not empty, and asks the methods."""
 
 
 class Session(dict[str, Any]):
@@ -29,9 +46,8 @@ class Session(dict[str, Any]):
     __hash__ = None
 
     def __init__(self, state: State) -> None:
-        super().__init__()
         self._state = state
-        dict.__setitem__(self, _UNTOUCHED, None)
+        dict.__setitem__(self, _UNTOUCHED, _STORED)
 
     def __repr__(self) -> str:
         """Never loads, and never shows a value or the id."""
@@ -55,7 +71,7 @@ class Session(dict[str, Any]):
     def is_new(self) -> bool:
         """Whether nothing is stored of it yet."""
         self._read()
-        return self._state.record is None
+        return self._state.is_new
 
     @property
     def accessed(self) -> bool:
@@ -135,9 +151,9 @@ class Session(dict[str, Any]):
         """
         state = self._state
         keys = [ticket.key for ticket in ([state.ticket] if state.ticket else state.tickets)]
-        state.ended += [key for key in keys if key not in state.ended]
+        state.ended = [*state.ended, *(key for key in keys if key not in state.ended)]
         state.written = state.written or bool(keys)
-        state.tickets, state.ticket, state.record, state.encoded = [], None, None, {}
+        state.forget()
         state.intent, state.user_id, state.loaded, state.failure = None, None, True, None
         dict.clear(self)
 
@@ -150,21 +166,10 @@ class Session(dict[str, Any]):
             StoreUnavailable: no store took it.
             SerializationError: a value cannot be stored.
         """
-        if self._state.save is not None:
-            await self._state.save()
+        state = self._state
+        await (state.save() if state.save else state.opener.save(self))
 
     # -- for the manager -------------------------------------------------------------------------------------------
-
-    def fill(self, values: Mapping[str, Any]) -> None:
-        """Put the loaded values under what the app has written before it looked."""
-        untouched = dict.__contains__(self, _UNTOUCHED)
-        written = {name: value for name, value in dict.items(self) if name is not _UNTOUCHED}
-        dict.clear(self)
-        dict.update(self, values)
-        dict.update(self, written)
-        if untouched and not dict.__len__(self):
-            dict.__setitem__(self, _UNTOUCHED, None)
-        self._state.loaded = True
 
     def assign(self, values: Mapping[str, Any]) -> None:
         """Take another mapping's content, where the app put one in the session's place."""
@@ -174,36 +179,59 @@ class Session(dict[str, Any]):
         self._state.written = True
 
     def changes(self) -> Changes:
-        """Compare the encoded values with what is stored.
+        """Compare what the app wrote or was given with what is stored.
 
         Raises:
             SerializationError: a value cannot be stored; names the field and the type.
         """
         state = self._state
         if not (state.accessed or state.written):
-            return Changes()
-        encoded = self.encode()
-        put = {name: text for name, text in encoded.items() if state.encoded.get(name) != text}
-        if not state.loaded or state.record is None:
-            return Changes(put=put)
-        drop = tuple(name for name in state.encoded if name not in encoded)
-        return Changes(put=put, drop=drop, forget=_forgotten(state.record, {*put, *drop}))
+            return NO_CHANGES
+        stored, drop = state.encoded, ()  # type: Mapping[str, str], tuple[str, ...]
+        put = {name: text for name, text in self._encoded().items() if stored.get(name) != text}
+        if not (state.is_new or dict.__contains__(self, _UNTOUCHED) or stored.keys() <= dict.keys(self)):
+            drop = tuple(name for name in stored if not dict.__contains__(self, name))
+        if not (put or drop):
+            return NO_CHANGES
+        record = state.record
+        return Changes(put=put, drop=drop, forget=_forgotten(record, {*put, *drop}) if record else ())
 
-    def encode(self) -> dict[str, str]:
-        """All values, encoded."""
-        encode = self._state.codec.encode
-        items = [(name, value) for name, value in dict.items(self) if name is not _UNTOUCHED]
-        for name, _ in items:
+    def _encoded(self) -> dict[str, str]:
+        """All values that may differ from what is stored, encoded."""
+        state, texts = self._state, dict[str, str]()
+        encode, handed_out = state.opener.codec.encode, state.handed_out
+        for name, value in dict.items(self):
+            if value is _STORED or (value is handed_out.get(name, _STORED) and type(value) in _CONSTANTS):
+                continue
             if type(name) is not str:
                 raise SerializationError(f"session keys are strings, and one is of type {type(name).__name__}")
-        return {name: encode(name, value) for name, value in items}
+            texts[name] = encode(name, value)
+        return texts
+
+    # -- loading and decoding --------------------------------------------------------------------------------------
 
     def _read(self) -> None:
-        state = self._state
-        state.accessed = True
-        if not state.loaded:
+        self._state.accessed = True
+        if dict.__contains__(self, _UNTOUCHED):
             self._load()
-        dict.pop(self, _UNTOUCHED, None)
+            self._fill()
+
+    def _read_one(self, name: str) -> None:
+        """Have this value decoded, if there is one."""
+        self._read()
+        if dict.get(self, name) is _STORED:
+            self._decode([name])
+
+    def _read_all(self) -> None:
+        """Have all values decoded.
+
+        Whoever asks for all names, as C code does to copy a dict, goes on to the values one by one: that one of them
+        cannot be read has to be found before.
+        """
+        self._read()
+        names = [name for name, value in dict.items(self) if value is _STORED]
+        if names:
+            self._decode(names)
 
     def _write(self) -> None:
         state = self._state
@@ -214,14 +242,53 @@ class Session(dict[str, Any]):
 
     def _load(self) -> None:
         state = self._state
-        if state.failure is None and state.load is not None:
-            state.load()
+        if state.loaded:
+            return
+        if state.failure is None:
+            state.opener.load_now(state)
         if state.failure is not None:
             state.refused = True
             raise state.failure
 
+    def _fill(self) -> None:
+        """Put what is stored under what the app wrote before it looked."""
+        written = {name: value for name, value in dict.items(self) if name is not _UNTOUCHED}
+        dict.clear(self)
+        dict.update(self, dict.fromkeys(self._state.encoded, _STORED))
+        dict.update(self, written)
+
+    def _decode(self, names: Iterable[str]) -> None:
+        state, values = self._state, dict[str, object]()
+        encoded, decode = state.encoded, state.opener.codec.decode
+        try:
+            for name in names:
+                values[name] = decode(encoded[name])
+        except SerializationError as error:
+            self._reject(error)
+            return
+        state.handed_out.update(values)
+        dict.update(self, values)
+
+    def _reject(self, error: SerializationError) -> None:
+        """A session with a value that cannot be read is over: what the app wrote in this request begins a new one."""
+        state = self._state
+        given = state.handed_out
+        written = {
+            name: value
+            for name, value in dict.items(self)
+            if value is not _STORED and value is not given.get(name, _STORED)
+        }
+        state.opener.reject(state, error)
+        state.forget()
+        if state.intent == "regenerate":
+            state.intent = None
+        dict.clear(self)
+        dict.update(self, written)
+
     def _length(self) -> int:
-        return dict.__len__(self) - dict.__contains__(self, _UNTOUCHED)
+        if dict.__contains__(self, _UNTOUCHED):
+            return len({*self._state.encoded, *dict.keys(self)}) - 1
+        return dict.__len__(self)
 
     def _stored(self) -> Record | None:
         self._read()
@@ -230,32 +297,32 @@ class Session(dict[str, Any]):
     # -- the mapping: readers note the access, and load ------------------------------------------------------------
 
     def __getitem__(self, name: str) -> Any:
-        self._read()
-        return super().__getitem__(name)
+        self._read_one(name)
+        return dict.__getitem__(self, name)
 
     def __contains__(self, name: object) -> bool:
         self._read()
-        return super().__contains__(name)
+        return dict.__contains__(self, name)
 
     def __iter__(self) -> Iterator[str]:
-        self._read()
-        return super().__iter__()
+        self._read_all()
+        return dict.__iter__(self)
 
     def __reversed__(self) -> Iterator[str]:
-        self._read()
-        return super().__reversed__()
+        self._read_all()
+        return dict.__reversed__(self)
 
     def __len__(self) -> int:
         self._read()
-        return super().__len__()
+        return dict.__len__(self)
 
     def __eq__(self, other: object) -> bool:
-        self._read()
-        return super().__eq__(_looked_into(other))
+        self._read_all()
+        return dict.__eq__(self, _looked_into(other))
 
     def __ne__(self, other: object) -> bool:
-        self._read()
-        return super().__ne__(_looked_into(other))
+        self._read_all()
+        return dict.__ne__(self, _looked_into(other))
 
     def __or__(self, other: Any) -> Any:
         return self.copy() | other
@@ -264,59 +331,59 @@ class Session(dict[str, Any]):
         return other | self.copy()
 
     def get(self, name: str, default: Any = None) -> Any:
-        self._read()
-        return super().get(name, default)
+        self._read_one(name)
+        return dict.get(self, name, default)
 
     def keys(self) -> Any:
-        self._read()
-        return super().keys()
+        self._read_all()
+        return dict.keys(self)
 
     def values(self) -> Any:
-        self._read()
-        return super().values()
+        self._read_all()
+        return dict.values(self)
 
     def items(self) -> Any:
-        self._read()
-        return super().items()
+        self._read_all()
+        return dict.items(self)
 
     def copy(self) -> dict[str, Any]:
         """A plain dict with the same values."""
-        self._read()
-        return dict(super().items())
+        self._read_all()
+        return dict(dict.items(self))
 
     def pop(self, name: str, *default: Any) -> Any:
-        self._read()
-        return super().pop(name, *default)
+        self._read_one(name)
+        return dict.pop(self, name, *default)
 
     def popitem(self) -> tuple[str, Any]:
-        self._read()
-        return super().popitem()
+        self._read_all()
+        return dict.popitem(self)
 
     def setdefault(self, name: str, default: Any = None) -> Any:
-        self._read()
-        return super().setdefault(name, default)
+        self._read_one(name)
+        return dict.setdefault(self, name, default)
 
     def clear(self) -> None:
         self._read()
-        super().clear()
+        dict.clear(self)
 
     def __delitem__(self, name: str) -> None:
         self._read()
-        super().__delitem__(name)
+        dict.__delitem__(self, name)
 
     # -- writers do not load ---------------------------------------------------------------------------------------
 
     def __setitem__(self, name: str, value: Any) -> None:
         self._write()
-        super().__setitem__(name, value)
+        dict.__setitem__(self, name, value)
 
     def update(self, *values: Any, **more: Any) -> None:
         self._write()
-        super().update(*values, **more)
+        dict.update(self, *values, **more)
 
     def __ior__(self, other: Any) -> Self:  # type: ignore[override]
         self._write()
-        super().update(other)
+        dict.update(self, other)
         return self
 
     # -- copies ----------------------------------------------------------------------------------------------------

@@ -2,14 +2,16 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 from vedsess_middleware.codec import Codec, JsonCodec
 from vedsess_middleware.concurrency import run_blocking, settle
 from vedsess_middleware.cookies import CookieJar, new_session_id
 from vedsess_middleware.errors import StoreError
 from vedsess_middleware.events import CopyOwed, EventCounts, EventHook, log_event
-from vedsess_middleware.manager import opening, users
+from vedsess_middleware.manager import users
 from vedsess_middleware.manager.committing import Commit
+from vedsess_middleware.manager.opening import Opening
 from vedsess_middleware.manager.parts import Parts
 from vedsess_middleware.manager.users import SessionInfo
 from vedsess_middleware.request import RequestInfo
@@ -54,6 +56,7 @@ class SessionManager:
             clock=clock,
             on_event=self._counts,
         )
+        self._opening = Opening(self._parts, save=partial(self.commit, headers_left=True))
 
     def __repr__(self) -> str:
         return f"<SessionManager over {self.store!r}>"
@@ -66,15 +69,11 @@ class SessionManager:
     # -- open ------------------------------------------------------------------------------------------------------
 
     def begin(self, cookie_header: str) -> Session:
-        """Judge the cookies and return a session that is not loaded yet.  Asks no store.
+        """Return a session that is not loaded yet.  Asks no store, and judges no cookie before it is touched.
 
         Over blocking stores it loads itself on first touch; on an event loop `load` comes first.
         """
-        session = opening.begin(self._parts, cookie_header)
-        state_of(session).save = lambda: self.commit(session, headers_left=True)
-        if not self.is_async:
-            state_of(session).load = lambda: run_blocking(self.load(session))
-        return session
+        return self._opening.begin(cookie_header)
 
     async def open(self, cookie_header: str = "") -> Session:
         """Return the loaded session of these cookies, or a new one.  `load` says what happens without a store."""
@@ -87,7 +86,9 @@ class SessionManager:
 
         Where no store can say, the session remembers that, and raises `StoreUnavailable` when it is touched.
         """
-        await opening.load(self._parts, session)
+        state = state_of(session)
+        if not state.loaded:
+            await self._opening.load(state)
 
     # -- commit ----------------------------------------------------------------------------------------------------
 
@@ -112,7 +113,7 @@ class SessionManager:
         if not state.touched:
             return None
         try:
-            return await Commit(self._parts, session, info, headers_left).run()
+            return await Commit(self._parts, self._opening, session, info, headers_left).run()
         except StoreError as error:
             self._parts.note_failure(state, error)
             state.refused = True
@@ -124,7 +125,7 @@ class SessionManager:
         Raises:
             StoreUnavailable: no store took it.
         """
-        return await Commit(self._parts, session, info).end()
+        return await Commit(self._parts, self._opening, session, info).end()
 
     # -- users -----------------------------------------------------------------------------------------------------
 

@@ -1,63 +1,98 @@
 """From cookies to a loaded session."""
 
-from vedsess_middleware.concurrency import settle
+from collections.abc import Awaitable, Callable
+
+from vedsess_middleware.concurrency import run_blocking, settle
 from vedsess_middleware.cookies import Rejection, Ticket
 from vedsess_middleware.errors import CorruptRecord, SerializationError, StoreError
 from vedsess_middleware.events import CookieRejected, RecordRejected, UnknownSession
 from vedsess_middleware.manager.parts import Parts
-from vedsess_middleware.session import Session, state_of
+from vedsess_middleware.session import Session
 from vedsess_middleware.state import State
+from vedsess_middleware.stores.record import Record
 
-__all__ = ["begin", "load"]
+__all__ = ["Opening"]
 
 _TRIED = 3
 
 
-def begin(parts: Parts, cookie_header: str) -> Session:
-    """Judge the cookies and return a session that is not loaded yet.  Asks no store."""
-    state = State(codec=parts.codec)
-    for verdict in parts.jar.read(cookie_header) if cookie_header else ():
-        if isinstance(verdict, Rejection):
-            parts.on_event(CookieRejected(reason=verdict.reason))
-        elif len(state.tickets) < _TRIED and all(verdict.session_id != each.session_id for each in state.tickets):
-            state.tickets.append(verdict)
-    state.loaded = not state.tickets
-    return Session(state)
+class Opening:
+    """Opens sessions, and does what they leave until they are touched.
 
+    Args:
+        parts: of the manager.
+        save: commits a session whose front end has nothing better.
+    """
 
-async def load(parts: Parts, session: Session) -> None:
-    """Ask the store for the session of each genuine cookie, until one is alive."""
-    state = state_of(session)
-    if state.loaded:
-        return
-    try:
+    def __init__(self, parts: Parts, *, save: Callable[[Session], Awaitable[object]]) -> None:
+        self.codec = parts.codec
+        self._parts, self._save = parts, save
+        self._cookie_name = parts.settings.cookie_name
+
+    def begin(self, cookie_header: str) -> Session:
+        """Return a session that is not loaded yet.  No cookie is judged before it is touched."""
+        return Session(State(self, cookie_header, loaded=self._cookie_name not in cookie_header))
+
+    def judge(self, cookie_header: str) -> list[Ticket]:
+        """Return the genuine cookies that are worth a try; an event tells of the others."""
+        tickets: dict[str, Ticket] = {}
+        for verdict in self._parts.jar.read(cookie_header):
+            if isinstance(verdict, Rejection):
+                self._parts.on_event(CookieRejected(reason=verdict.reason))
+            elif len(tickets) < _TRIED:
+                tickets.setdefault(verdict.session_id, verdict)
+        return list(tickets.values())
+
+    async def load(self, state: State) -> None:
+        """Ask the store for the session of each genuine cookie, until one is alive."""
+        parts = self._parts
         for ticket in state.tickets:
-            if await _load(parts, session, ticket):
+            at = parts.now
+            try:
+                record = await settle(
+                    parts.store.load(
+                        ticket.key, at=at, refresh=parts.refresh, token=ticket.token, token_at=ticket.issued_at
+                    )
+                )
+            except CorruptRecord as error:
+                self._tell(ticket, error)
+                continue
+            except StoreError as error:
+                parts.note_failure(state, error)
                 return
-    except StoreError as error:
-        parts.note_failure(state, error)
-        return
-    state.tickets.clear()
-    session.fill({})
-
-
-async def _load(parts: Parts, session: Session, ticket: Ticket) -> bool:
-    state, key, at = state_of(session), ticket.key, parts.now
-    try:
-        loading = parts.store.load(key, at=at, refresh=parts.refresh, token=ticket.token, token_at=ticket.issued_at)
-        record = await settle(loading)
-        # Merged with what an outage hid, a record may say that it lives beyond its deadline.
-        if record is None or record.gone or min(record.expires_at, record.deadline_at) <= at:
+            # Merged with what an outage hid, a record may say that it lives beyond its deadline.
+            if record is not None and not record.gone and min(record.expires_at, record.deadline_at) > at:
+                _take(state, ticket, record)
+                return
             if record is not None and record.gone:
                 state.tombstone_at = record.updated_at
-            parts.on_event(UnknownSession(session=key[:8]))
-            return False
-        encoded = record.values
-        values = {name: parts.codec.decode(text) for name, text in encoded.items()}
-    except (CorruptRecord, SerializationError) as error:
-        parts.on_event(RecordRejected(session=key[:8], reason=str(error)))
-        return False
-    state.ticket, state.record, state.encoded = ticket, record, encoded
-    state.tickets = [ticket]
-    session.fill(values)
-    return True
+            parts.on_event(UnknownSession(session=ticket.key[:8]))
+        state.tickets, state.loaded = (), True
+
+    def load_now(self, state: State) -> None:
+        """Do so from blocking code.
+
+        Raises:
+            RuntimeError: the store needs an event loop, where `SessionManager.load` has to come first.
+        """
+        if self._parts.store.is_async and state.tickets:
+            raise RuntimeError("on an event loop a session has to be loaded before it is read")
+        run_blocking(self.load(state))
+
+    def reject(self, state: State, error: SerializationError) -> None:
+        """Tell that a value cannot be read."""
+        assert state.ticket is not None
+        self._tell(state.ticket, error)
+
+    async def save(self, session: object) -> None:
+        """Commit now."""
+        assert isinstance(session, Session)
+        await self._save(session)
+
+    def _tell(self, ticket: Ticket, error: CorruptRecord | SerializationError) -> None:
+        self._parts.on_event(RecordRejected(session=ticket.key[:8], reason=str(error)))
+
+
+def _take(state: State, ticket: Ticket, record: Record) -> None:
+    state.ticket, state.record, state.encoded = ticket, record, record.values
+    state.tickets, state.loaded = (ticket,), True

@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 
 from vedsess_middleware.codec import Codec
 from vedsess_middleware.cookies import CookieJar
@@ -19,25 +19,35 @@ __all__ = ["Parts"]
 _LABEL = 64
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """The parts of a manager, shared by its steps.
 
-    Attributes:
+    Args:
         store: where sessions are kept.
         settings: everything that is a value.
         jar: reads and signs cookies.
         codec: of values.
         clock: epoch seconds.
         on_event: told what happens.
+
+    Attributes:
+        refresh: seconds after which a use is recorded again: exact enough for the timeout, seldom enough to cost
+            nothing.
     """
 
-    store: Store
-    settings: Settings
-    jar: CookieJar
-    codec: Codec
-    clock: Callable[[], float]
-    on_event: EventHook
+    def __init__(
+        self,
+        *,
+        store: Store,
+        settings: Settings,
+        jar: CookieJar,
+        codec: Codec,
+        clock: Callable[[], float],
+        on_event: EventHook,
+    ) -> None:
+        self.store, self.settings, self.jar, self.codec, self.clock = store, settings, jar, codec, clock
+        self.on_event = on_event
+        self.refresh = min(60.0, settings.idle_timeout / 10)
 
     @property
     def now(self) -> float:
@@ -49,16 +59,12 @@ class Parts:
         """When no copy of a session that is ended now can still be alive."""
         return self.now + self.settings.idle_timeout
 
-    @property
-    def refresh(self) -> float:
-        """Seconds after which a use is recorded again: exact enough for the timeout, seldom enough to cost nothing."""
-        return min(60.0, self.settings.idle_timeout / 10)
-
     def first_record(self, values: Mapping[str, str], info: RequestInfo, *, at: float, user_id: str | None) -> Record:
         """A record of these encoded values, used now for the first time."""
         settings = self.settings
         record = Record.new(at=at, idle_timeout=settings.idle_timeout, deadline_at=at + settings.absolute_timeout)
-        return record.replace(
+        return replace(
+            record,
             fields={name: Field(Version(), text) for name, text in values.items()},
             user_id=user_id,
             user_agent=_label(info.user_agent),
