@@ -33,9 +33,9 @@ def new_session_id() -> str:
     return secrets.token_urlsafe(32)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ticket:
-    """What a genuine cookie says.
+    """What a genuine cookie says.  Not to be changed; frozen, it would take three times as long to make.
 
     Attributes:
         session_id: the secret itself.
@@ -48,11 +48,14 @@ class Ticket:
     token: Version
     issued_at: float
     newest_key: bool = True
+    _key: str = field(default="", init=False, repr=False, compare=False)
 
     @property
     def key(self) -> str:
         """SHA-256 of the id: all that stores, logs and events ever see of it."""
-        return hashlib.sha256(self.session_id.encode()).hexdigest()
+        if not self._key:
+            self._key = hashlib.sha256(self.session_id.encode()).hexdigest()
+        return self._key
 
 
 @dataclass(frozen=True, slots=True)

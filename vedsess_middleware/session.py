@@ -187,26 +187,27 @@ class Session(dict[str, Any]):
         state = self._state
         if not (state.accessed or state.written):
             return NO_CHANGES
-        stored, drop = state.encoded, ()  # type: Mapping[str, str], tuple[str, ...]
-        put = {name: text for name, text in self._encoded().items() if stored.get(name) != text}
+        stored, put, drop = state.encoded, dict[str, str](), ()  # type: Mapping[str, str], dict[str, str], tuple[str, ...]
+        for name, value in self._suspects():
+            text = state.opener.codec.encode(name, value)
+            if text != stored.get(name):
+                put[name] = text
         if not (state.is_new or dict.__contains__(self, _UNTOUCHED) or stored.keys() <= dict.keys(self)):
             drop = tuple(name for name in stored if not dict.__contains__(self, name))
         if not (put or drop):
             return NO_CHANGES
-        record = state.record
-        return Changes(put=put, drop=drop, forget=_forgotten(record, {*put, *drop}) if record else ())
+        return Changes(put=put, drop=drop, forget=_forgotten(state.record, len(stored), {*put, *drop}))
 
-    def _encoded(self) -> dict[str, str]:
-        """All values that may differ from what is stored, encoded."""
-        state, texts = self._state, dict[str, str]()
-        encode, handed_out = state.opener.codec.encode, state.handed_out
+    def _suspects(self) -> list[tuple[str, Any]]:
+        """All values that may differ from what is stored."""
+        given, suspects = self._state.handed_out, []
         for name, value in dict.items(self):
-            if value is _STORED or (value is handed_out.get(name, _STORED) and type(value) in _CONSTANTS):
+            if value is _STORED or (value is given.get(name, _STORED) and type(value) in _CONSTANTS):
                 continue
             if type(name) is not str:
                 raise SerializationError(f"session keys are strings, and one is of type {type(name).__name__}")
-            texts[name] = encode(name, value)
-        return texts
+            suspects.append((name, value))
+        return suspects
 
     # -- loading and decoding --------------------------------------------------------------------------------------
 
@@ -252,10 +253,12 @@ class Session(dict[str, Any]):
 
     def _fill(self) -> None:
         """Put what is stored under what the app wrote before it looked."""
-        written = {name: value for name, value in dict.items(self) if name is not _UNTOUCHED}
-        dict.clear(self)
-        dict.update(self, dict.fromkeys(self._state.encoded, _STORED))
-        dict.update(self, written)
+        dict.__delitem__(self, _UNTOUCHED)
+        values = dict.fromkeys(self._state.encoded, _STORED)
+        if dict.__len__(self):
+            values.update(dict.items(self))
+            dict.clear(self)
+        dict.update(self, values)
 
     def _decode(self, names: Iterable[str]) -> None:
         state, values = self._state, dict[str, object]()
@@ -413,8 +416,10 @@ def _looked_into(other: object) -> object:
     return other.copy() if isinstance(other, Session) else other
 
 
-def _forgotten(record: Record, changed: set[str]) -> tuple[str, ...]:
+def _forgotten(record: Record | None, living: int, changed: set[str]) -> tuple[str, ...]:
     """Deletions beyond those that a record remembers, the oldest."""
+    if record is None or len(record.fields) - living <= KEPT_DELETIONS:
+        return ()
     deleted = [(item.stamp, name) for name, item in record.fields.items() if item.value is None and name not in changed]
     deleted.sort(reverse=True)
     return tuple(name for _, name in deleted[KEPT_DELETIONS:])

@@ -174,10 +174,10 @@ class Commit:
         What is lost, and said to be, is not looked for again: then the cookie tells what there is.
         """
         at = self._parts.now
-        token = version if stale else ticket.token.join(version)
-        aged = at - ticket.issued_at > self._parts.settings.idle_timeout / 2
-        if token == ticket.token and ticket.newest_key and not aged:
+        known = version == ticket.token or (not stale and ticket.token.covers(version))
+        if known and ticket.newest_key and at - ticket.issued_at <= self._parts.settings.idle_timeout / 2:
             return None
+        token = version if stale else ticket.token.join(version)
         return self._give(Ticket(ticket.session_id, token, at))
 
     def _begun(self, ticket: Ticket, version: Version, record: Record, changes: Changes) -> str | None:

@@ -61,7 +61,7 @@ class Opening:
                 parts.note_failure(state, error)
                 return
             # Merged with what an outage hid, a record may say that it lives beyond its deadline.
-            if record is not None and not record.gone and min(record.expires_at, record.deadline_at) > at:
+            if record is not None and not record.gone and at < record.expires_at and at < record.deadline_at:
                 _take(state, ticket, record)
                 return
             if record is not None and record.gone:
