@@ -10,7 +10,9 @@ import pprint
 import reprlib
 import types
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from itertools import product
 from typing import Any
 
@@ -19,9 +21,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vedsess_middleware import Session, SessionManager, Settings
+from vedsess_middleware.codec import JsonCodec
 from vedsess_middleware.concurrency import run_blocking
 from vedsess_middleware.errors import SerializationError, StoreUnavailable
-from vedsess_middleware.events import Event
+from vedsess_middleware.events import CookieRejected, Event, RecordRejected, SessionCreated
 from vedsess_middleware.session import state_of
 from vedsess_middleware.state import Changes
 from vedsess_middleware.stores.memory import MemoryStore
@@ -51,14 +54,36 @@ class CountingStore(MemoryStore):
         return super().load(key, at=at, refresh=refresh, token=token)
 
 
+class CountingCodec(JsonCodec):
+    """Notes what it was given."""
+
+    __slots__ = ("decoded", "encoded")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoded, self.decoded = list[str](), list[str]()
+
+    def encode(self, name: str, value: object) -> str:
+        self.encoded.append(name)
+        return super().encode(name, value)
+
+    def decode(self, text: str) -> object:
+        self.decoded.append(text)
+        return super().decode(text)
+
+
 class Site:
     """A manager over a store in memory, and a browser that keeps its cookie."""
 
     def __init__(self, values: dict[str, Any] | None = None, *, new: bool = False) -> None:
-        self.store, self.events = CountingStore(), list[Event]()
+        self.store, self.codec, self.events = CountingStore(), CountingCodec(), list[Event]()
         self.now = AT
         self.manager = SessionManager(
-            self.store, Settings(secret_key=KEY), clock=lambda: self.now, on_event=self.events.append
+            self.store,
+            Settings(secret_key=KEY),
+            codec=self.codec,
+            clock=lambda: self.now,
+            on_event=self.events.append,
         )
         self.cookie = ""
         if not new:
@@ -67,6 +92,8 @@ class Site:
             session.update(values or {})
             self.commit(session)
         self.store.loads = 0
+        self.codec.encoded.clear()
+        self.events.clear()
 
     def lazy(self) -> Session:
         """The session of the next request, not loaded yet."""
@@ -82,6 +109,15 @@ class Site:
         if set_cookie is not None:
             self.cookie = set_cookie.partition(";")[0]
         return set_cookie
+
+    def spoil(self, name: str) -> None:
+        """Let one value be what no codec can read."""
+        session = self.lazy()
+        assert session.id is not None
+        key, record = hashlib.sha256(session.id.encode()).hexdigest(), state_of(session).record
+        assert record is not None
+        fields = {**record.fields, name: Field(Version(0, 9), "{not json")}
+        self.store.merge(key, replace(record, fields=fields))
 
 
 @pytest.fixture
@@ -905,6 +941,295 @@ def test_saving_without_a_front_end_commits(full: Site) -> None:
     assert full.lazy()["n"] == 2
 
 
+# -- cookies are judged when it is touched -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("do", NEITHER.values(), ids=NEITHER.keys())
+def test_no_signature_is_verified_for_a_request_that_leaves_its_session_alone(
+    full: Site, do: Callable[[Session], Any]
+) -> None:
+    session = full.manager.begin("vedsess=forged; vedsess=forged too")
+    do(session)
+    assert full.commit(session) is None
+    assert full.events == []
+
+
+TOUCHES: dict[str, Callable[[Session], Any]] = {**LOOKS, **WRITERS, "logout": Session.logout}
+
+
+@pytest.mark.parametrize("touch", TOUCHES.values(), ids=TOUCHES.keys())
+def test_whoever_touches_it_has_its_cookies_judged_once(fresh: Site, touch: Callable[[Session], Any]) -> None:
+    session = fresh.manager.begin("vedsess=forged; vedsess=forged too")
+    for _ in range(2):
+        with suppress(KeyError):
+            touch(session)
+    assert fresh.events == [CookieRejected(reason="bad signature")] * 2
+    assert session.is_new
+    assert fresh.store.loads == 0
+
+
+def test_a_session_that_is_loaded_has_its_cookies_judged(full: Site) -> None:
+    run_blocking(full.manager.open("vedsess=forged"))
+    assert full.events == [CookieRejected(reason="bad signature")]
+
+
+# -- a value is decoded when it is handed out --------------------------------------------------------------------------
+
+SEEN_NAMES: dict[str, Callable[[Session], Any]] = {
+    name: READERS[name] for name in ("in", "not in", "len", "bool", "not", "if")
+}
+SEEN_ONE: dict[str, Callable[[Session], Any]] = {
+    **{name: READERS[name] for name in ("get", "[]", "%", "format_map")},
+    "pop": lambda x: x.pop("name", None),
+    "setdefault": lambda x: x.setdefault("name", 1),
+}
+SEEN_ALL = {
+    name: read
+    for name, read in {**READERS, "popitem": lambda x: x and x.popitem()}.items()
+    if name not in {**SEEN_NAMES, **SEEN_ONE}
+}
+LENGTH_FIRST = [
+    SEEN_ALL[name]
+    for name in ("format(**x)", "MappingProxyType", "popitem", "json, indented", "json, sorted", "json, piece by piece")
+]
+DROPPED: dict[str, Callable[[Session], Any]] = {
+    name: CHANGERS[name] for name in ("clear", "del", "assign", "regenerate_id")
+}
+
+
+@pytest.mark.parametrize("open_it", [Site.lazy, Site.eager])
+@pytest.mark.parametrize(
+    ("look", "count"),
+    [
+        *((look, 0) for look in {**SEEN_NAMES, **DROPPED, **ATTRIBUTES, **WRITERS, **NEITHER}.values()),
+        *((look, 1) for look in SEEN_ONE.values()),
+        *((look, 3) for look in SEEN_ALL.values()),
+    ],
+    ids=[*SEEN_NAMES, *DROPPED, *ATTRIBUTES, *WRITERS, *NEITHER, *SEEN_ONE, *SEEN_ALL],
+)
+def test_what_is_not_handed_out_is_not_decoded(
+    full: Site, open_it: Callable[[Site], Session], look: Callable[[Session], Any], count: int
+) -> None:
+    session = open_it(full)
+    look(session)
+    full.commit(session)
+    assert len(full.codec.decoded) == count
+
+
+def test_a_value_is_decoded_once(full: Site) -> None:
+    session = full.lazy()
+    for _ in range(2):
+        assert session["cart"] is session.get("cart") is session.setdefault("cart", 1) is dict(session)["cart"]
+    assert len(full.codec.decoded) == 3
+    session["n"] += 1
+    assert session["n"] == 1
+    assert len(full.codec.decoded) == 3
+
+
+def test_what_was_written_is_never_decoded(full: Site) -> None:
+    session = full.lazy()
+    session["name"] = "new"
+    assert session == {**FULL, "name": "new"}
+    assert sorted(full.codec.decoded) == ["0", '["hunter2"]']
+
+
+def test_what_reads_the_memory_of_the_dict_finds_no_values_but_what_to_do(full: Site) -> None:
+    session = full.lazy()
+    assert len(session) == 3
+    assert [repr(value) for value in dict.values(session)] == ["<not decoded yet: use dict(session)>"] * 3
+
+
+# -- only what can have changed is encoded -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("values", [{**FULL, "f": 1.5, "none": None, "b": b"b", "when": datetime(2026, 1, 2, 3, 4)}])
+@pytest.mark.parametrize(
+    ("work", "encoded"),
+    [
+        (len, []),
+        (lambda x: x["name"], []),
+        (lambda x: x.pop("name"), []),
+        (lambda x: x["cart"], ["cart"]),
+        (dict, ["cart"]),
+        (lambda x: x.update(n=1), ["n"]),
+        (lambda x: x.update(n=x["n"] + 1), ["n"]),
+        (lambda x: (x["name"], x["cart"], x.update(more=[])), ["cart", "more"]),
+        (lambda x: x.regenerate_id(), []),
+        (lambda x: (x.login("bob"), x["name"]), []),
+        (lambda x: (x.login("bob"), x.update(n=1)), ["n"]),
+        (lambda x: x.logout(), []),
+    ],
+)
+def test_a_value_that_cannot_have_changed_is_not_encoded(
+    values: dict[str, Any], work: Callable[[Session], Any], encoded: list[str]
+) -> None:
+    site = Site(values)
+    session = site.lazy()
+    work(session)
+    site.commit(session)
+    assert site.codec.encoded == encoded
+
+
+def test_a_value_of_a_subclass_of_a_plain_type_may_have_changed() -> None:
+    """`_CONSTANTS` are exact types: what a codec of the app's own makes may be editable."""
+
+    class Text(str):
+        def __init__(self, _: object) -> None:
+            self.edits = 0
+
+    class Custom(CountingCodec):
+        def encode(self, name: str, value: object) -> str:
+            return super().encode(name, [str(value), value.edits] if isinstance(value, Text) else value)
+
+        def decode(self, text: str) -> object:
+            value = super().decode(text)
+            return Text(value[0]) if isinstance(value, list) else value
+
+    site = Site(FULL)
+    session = SessionManager(site.store, Settings(secret_key=KEY), codec=Custom(), clock=lambda: AT).begin(site.cookie)
+    session["cart"].edits = 7
+    assert session.changes() == Changes(put={"cart": '["hunter2",7]'})
+
+
+@pytest.mark.parametrize("remove", [lambda x: x.update(n=1), lambda x: x.pop("n")])
+def test_a_value_that_is_put_back_after_a_commit_has_changed_again(
+    full: Site, remove: Callable[[Session], Any]
+) -> None:
+    session = full.lazy()
+    before = session["n"]
+    remove(session)
+    full.commit(session)
+    session["n"] = before
+    full.commit(session)
+    assert full.lazy() == FULL
+
+
+@pytest.mark.parametrize("change_id", [lambda x: x.login("bob"), lambda x: x.regenerate_id()])
+def test_a_new_id_takes_edits_and_removals_along(full: Site, change_id: Callable[[Session], Any]) -> None:
+    session = full.lazy()
+    session["cart"].append("more")
+    n = session.pop("n")
+    change_id(session)
+    full.commit(session)
+    assert full.lazy() == {"name": "hunter2", "cart": ["hunter2", "more"]}
+    session["n"] = n
+    full.commit(session)
+    assert full.lazy() == {**FULL, "cart": ["hunter2", "more"]}
+
+
+def test_after_a_write_it_knows_what_is_stored(full: Site) -> None:
+    session = full.lazy()
+    full.now += 100.0
+    session["n"] = session["n"] + 1
+    full.commit(session)
+    assert (session.created_at, session.last_activity, session.expires_at) == (AT, AT + 100.0, AT + 86500.0)
+    assert (session.user_id, session.store, session.is_new) == ("ada", "memory", False)
+
+
+# -- a value that cannot be read ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def spoilt(full: Site) -> Site:
+    """A browser whose session has one value that no codec can read, `name`."""
+    full.spoil("name")
+    return full
+
+
+@pytest.mark.parametrize("open_it", [Site.lazy, Site.eager])
+@pytest.mark.parametrize("read", SEEN_ALL.values(), ids=SEEN_ALL.keys())
+def test_a_session_with_a_value_that_cannot_be_read_is_an_empty_one(
+    spoilt: Site, open_it: Callable[[Site], Session], read: Callable[[Any], Any]
+) -> None:
+    session, plain = open_it(spoilt), dict[str, Any]()
+    if read in LENGTH_FIRST:
+        assert dict(session) == {}
+    assert read(session) == read(plain)
+    assert [type(event) for event in spoilt.events] == [RecordRejected]
+
+
+@pytest.mark.parametrize("open_it", [Site.lazy, Site.eager])
+def test_asking_for_a_value_that_cannot_be_read_is_asking_for_none(
+    spoilt: Site, open_it: Callable[[Site], Session]
+) -> None:
+    assert open_it(spoilt).get("name") is None
+    assert open_it(spoilt).get("name", 5) == 5
+    assert open_it(spoilt).pop("name", 5) == 5
+    assert open_it(spoilt).setdefault("name", 5) == 5
+    with pytest.raises(KeyError, match="name"):
+        open_it(spoilt)["name"]
+    with pytest.raises(KeyError, match="name"):
+        open_it(spoilt).pop("name")
+    assert [type(event) for event in spoilt.events] == [RecordRejected] * 6
+
+
+def test_a_value_that_cannot_be_read_ends_the_session_for_this_request(spoilt: Site) -> None:
+    session = spoilt.lazy()
+    assert session["n"] == 0
+    assert (session.user_id, session.is_new) == ("ada", False)
+    session_id = session.id or "none"
+    assert session.get("name") is None
+    assert (dict(session), session.id, session.is_new, session.user_id, session.created_at) == (
+        {},
+        None,
+        True,
+        None,
+        None,
+    )
+    assert repr(session) == "<Session new, 0 values>"
+    assert not session.modified
+    assert spoilt.commit(session) is None
+    [event] = spoilt.events
+    assert isinstance(event, RecordRejected)
+    assert event.session == hashlib.sha256(session_id.encode()).hexdigest()[:8]
+    assert "not json" not in event.reason
+
+
+def test_after_a_value_that_cannot_be_read_only_what_the_app_wrote_begins_a_new_session(spoilt: Site) -> None:
+    session, old_cookie = spoilt.lazy(), spoilt.cookie
+    session["flash"] = "hello"
+    session["cart"].append("more")
+    session["n"] = session["n"] + 1
+    session.regenerate_id()
+    assert session.get("name") is None
+    session["late"] = 1
+    assert dict(session) == {"flash": "hello", "n": 1, "late": 1}
+    assert spoilt.commit(session) is not None
+    assert spoilt.cookie.partition(".")[0] != old_cookie.partition(".")[0]
+    assert spoilt.lazy() == {"flash": "hello", "n": 1, "late": 1}
+    assert spoilt.lazy().user_id is None
+    assert [type(event) for event in spoilt.events] == [RecordRejected, SessionCreated]
+
+
+def test_a_login_goes_on_after_a_value_that_cannot_be_read(spoilt: Site) -> None:
+    session = spoilt.lazy()
+    session.login("bob")
+    assert session.get("name") is None
+    assert session.user_id == "bob"
+    spoilt.commit(session)
+    assert (spoilt.lazy().user_id, spoilt.lazy()) == ("bob", {})
+
+
+def test_a_value_that_cannot_be_read_harms_nobody_who_does_not_ask_for_it(spoilt: Site) -> None:
+    session = spoilt.lazy()
+    assert ("name" in session, len(session), session["n"], session["cart"]) == (True, 3, 0, ["hunter2"])
+    session["n"] = 1
+    spoilt.commit(session)
+    session = spoilt.lazy()
+    assert session["n"] == 1
+    session["name"] = "mended"
+    spoilt.commit(session)
+    assert spoilt.lazy() == {**FULL, "name": "mended", "n": 1}
+    assert spoilt.events == []
+
+
+def test_a_value_that_cannot_be_read_can_be_removed(spoilt: Site) -> None:
+    session = spoilt.lazy()
+    del session["name"]
+    spoilt.commit(session)
+    assert spoilt.lazy() == {"cart": ["hunter2"], "n": 0}
+
+
 # -- any sequence of operations ----------------------------------------------------------------------------------------
 
 _names = st.sampled_from(["name", "cart", "n", "a", "é"])
@@ -949,3 +1274,52 @@ def test_any_sequence_of_operations_gives_what_a_dict_gives_and_is_kept(
         site.now += 1.0
         site.commit(session)
     assert site.lazy() == plain
+
+
+def _edited(mapping: Any, name: str, value: Any) -> None:
+    if isinstance(mapping.get(name), list):
+        mapping[name].append(value)
+
+
+_STEPS: dict[str, Callable[[Any, str, Any], Any]] = {
+    "[]=": lambda x, name, value: x.__setitem__(name, value),
+    "[]": lambda x, name, value: x[name] if name in x else value,  # noqa: SIM401
+    "get": lambda x, name, value: x.get(name, value),
+    "in": lambda x, name, value: name in x,
+    "pop": lambda x, name, value: x.pop(name, value),
+    "popitem": lambda x, name, value: x.popitem() if x else value,
+    "setdefault": lambda x, name, value: x.setdefault(name, value),
+    "put back": lambda x, name, value: x.__setitem__(name, x.get(name, value)),
+    "moved": lambda x, name, value: x.__setitem__("a", x.get(name)),
+    "edited": _edited,
+    "clear": lambda x, name, value: x.clear(),
+    "names": lambda x, name, value: sorted(x),
+    "values": lambda x, name, value: sorted(map(repr, x.values())),
+    "dict": lambda x, name, value: dict(x),
+    "len": lambda x, name, value: (len(x), bool(x)),
+    "==": lambda x, name, value: (x == {name: value}, x == {}),
+    "|=": lambda x, name, value: x.__ior__({name: value}) and None,
+}
+
+
+@CALM
+@given(
+    start=_mappings,
+    steps=st.lists(st.tuples(st.sampled_from([*_STEPS, "commit", "next request"]), _names, _values), max_size=15),
+    eager=st.booleans(),
+)
+def test_values_that_are_decoded_late_and_committed_in_between_are_those_of_a_dict(
+    start: dict[str, Any], steps: list[tuple[str, str, Any]], eager: bool
+) -> None:
+    site, plain = Site(start), copy.deepcopy(start)
+    session = site.eager() if eager else site.lazy()
+    for step, name, value in [*steps, ("next request", "", None)]:
+        if step in _STEPS:
+            found, expected = (_STEPS[step](each, name, copy.deepcopy(value)) for each in (session, plain))
+            assert found == expected
+            continue
+        site.now += 1.0
+        site.commit(session)
+        if step == "next request":
+            session = site.eager() if eager else site.lazy()
+    assert session == plain
