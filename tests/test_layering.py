@@ -82,7 +82,7 @@ PLACES: dict[str, set[str]] = {
     "concurrent": {"console"},
     "marshal": set(),
     "multiprocessing": set(),
-    "os": {"concurrency", "settings", "stores.redis", "stores.sql", "console"},
+    "os": {"concurrency", "settings", "stores.sql", "console"},
     "pickle": set(),
     "selectors": set(),
     "shelve": set(),

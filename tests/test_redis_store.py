@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tests.servers import RedisFactory, RedisServer, RedisServers, eventually, redis_binary, redis_ids
 from tests.stores import IDLE, NEVER, Proxy, Subject, a_delta, a_record, a_tombstone, driven, key, now, proxied, running
+from vedsess_middleware.concurrency import run_blocking
 from vedsess_middleware.errors import CorruptRecord, EpochMissing, StoreMisconfigured, StoreUnavailable
 from vedsess_middleware.events import Event, StoreRestarted
 from vedsess_middleware.stores.record import Field, Record, Version
@@ -864,21 +865,26 @@ def test_a_pool_without_a_free_connection_is_our_own_lack(valkey: RedisServer) -
         assert store.run(store.load(KEY, at=now(), refresh=60.0)) is None
 
 
-def test_requests_of_one_event_loop_need_no_connection_of_the_pool(valkey: RedisServer) -> None:
+def test_an_asyncio_pool_without_a_free_connection_is_our_own_lack(valkey: RedisServer) -> None:
     async def body() -> None:
         client = redis_client(valkey.url + "?max_connections=1", is_async=True, timeout=0.05)
-        store = RedisStore(client)
+        store = RedisStore(client, timeout=2.0)
         taken = await client.connection_pool.get_connection()
-        loads = [store.load(KEY, at=now(), refresh=60.0) for _ in range(100)]
-        assert await asyncio.gather(*loads) == [None] * 100
         with pytest.raises(StoreUnavailable) as raised:
-            await store.installed()
+            await store.load(KEY, at=now(), refresh=60.0)
         assert (raised.value.reason, raised.value.attempts) == ("saturated", 1)
         await client.connection_pool.release(taken)
-        assert await store.installed() == ""
+        assert await store.load(KEY, at=now(), refresh=60.0) is None
         await store.close()
 
     asyncio.run(body())
+
+
+def test_many_stores_share_the_connections_of_one_client(valkey: RedisServer) -> None:
+    client = redis_client(valkey.url + "?max_connections=2", is_async=False, timeout=0.05)
+    for _ in range(5):
+        assert run_blocking(RedisStore(client).load(KEY, at=now(), refresh=60.0)) is None
+    client.close()
 
 
 def test_a_cancelled_command_leaves_no_connection_out_of_step(valkey: RedisServer) -> None:

@@ -11,7 +11,6 @@ import reprlib
 import types
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime
 from itertools import product
 from typing import Any
@@ -117,7 +116,7 @@ class Site:
         key, record = hashlib.sha256(session.id.encode()).hexdigest(), state_of(session).record
         assert record is not None
         fields = {**record.fields, name: Field(Version(0, 9), "{not json")}
-        self.store.merge(key, replace(record, fields=fields))
+        self.store.merge(key, record.replace(fields=fields))
 
 
 @pytest.fixture
@@ -665,10 +664,8 @@ def test_in_a_new_session_nothing_can_be_removed(fresh: Site) -> None:
 def deleted(stamps: dict[str, int]) -> Session:
     """A session whose record remembers these deletions, and holds one value."""
     fields = {name: Field(Version(0, stamp), None) for name, stamp in stamps.items()}
-    record = replace(
-        Record.new(at=AT, idle_timeout=60.0, deadline_at=AT + 600.0, version=Version(0, 500)),
-        fields={**fields, "kept": Field(Version(0, 1), "1")},
-    )
+    record = Record.new(at=AT, idle_timeout=60.0, deadline_at=AT + 600.0, version=Version(0, 500))
+    record = record.replace(fields={**fields, "kept": Field(Version(0, 1), "1")})
     session = Site({}).eager()
     state = state_of(session)
     state.record, state.encoded = record, record.values
@@ -749,7 +746,7 @@ def test_a_session_is_over_at_its_deadline_whatever_else_its_record_says(full: S
     assert session.id is not None
     key, record = hashlib.sha256(session.id.encode()).hexdigest(), state_of(session).record
     assert record is not None
-    full.store.merge(key, replace(record, deadline_at=AT + 10.0))
+    full.store.merge(key, record.replace(deadline_at=AT + 10.0))
     full.now = AT + 9.0
     assert full.lazy() == FULL
     full.now = AT + 10.0

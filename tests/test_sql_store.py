@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -329,7 +329,7 @@ def test_many_engines_that_meet_at_a_new_database_make_one_table(kind: str, new_
 def test_a_person_can_read_a_session_in_sql(kind: str, url: str) -> None:
     record = a_record(1_900_000_000.007, idle=60.0, life=3600.0, user_id="ada", fields={"cart": '["Brot 🍞"]'})
     with opened(kind, url) as store:
-        store.run(store.create(KEY, replace(record, user_agent="Firefox", ip_address="192.0.2.7")))
+        store.run(store.create(KEY, record.replace(user_agent="Firefox", ip_address="192.0.2.7")))
         with psycopg.connect(url) as connection:
             row = connection.execute("SELECT row_to_json(t) FROM vedsess_sessions t").fetchone()
         assert row
@@ -422,7 +422,7 @@ async def test_a_row_that_is_no_session_is_a_corrupt_record_and_stops_no_other(s
     at = now()
     for name in (KEY, OTHER):
         await store.owe({name: written(at, Version(1, 0), a="1")})
-        await store.merge(name, replace(written(at, Version(1, 1), b="1"), user_id="ada"))
+        await store.merge(name, written(at, Version(1, 1), b="1").replace(user_id="ada"))
     spoil(url, KEY)
     with pytest.raises(CorruptRecord) as raised:
         await store.load(KEY, at=at, refresh=60.0)

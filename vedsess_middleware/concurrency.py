@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, TypeAlias, TypeVar, cast
 from weakref import WeakKeyDictionary
 
-__all__ = ["Maybe", "PerLoop", "Wait", "run_blocking", "settle", "waiting"]
+__all__ = ["Maybe", "PerLoop", "Wait", "in_time", "run_blocking", "settle", "waiting"]
 
 T = TypeVar("T")
 
@@ -33,6 +33,18 @@ async def settle(value: Maybe[T]) -> T:
     if hasattr(value, "__await__"):
         return await cast(Awaitable[T], value)
     return value
+
+
+async def in_time(value: Maybe[T], timeout: float | None) -> T:
+    """The same, within so many seconds; None: the value keeps the time itself.
+
+    Raises:
+        TimeoutError: it took longer.
+    """
+    if timeout is None:
+        return await settle(value)
+    async with asyncio.timeout(timeout):
+        return await settle(value)
 
 
 def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:

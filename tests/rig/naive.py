@@ -6,7 +6,6 @@ It loses what SQL took while the cache was away, and forgets logouts with it.
 import pickle
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import redis
@@ -47,7 +46,7 @@ class NaiveStore:
             raw, store = self._select(key), "sql"
             if raw:
                 self._cache(key, raw)
-        return replace(pickle.loads(raw), served_by=store) if raw else None
+        return pickle.loads(raw).replace(served_by=store) if raw else None
 
     def create(self, key: str, record: Record) -> Version:
         record = record.born(Version(0, 1))

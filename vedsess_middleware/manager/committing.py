@@ -196,13 +196,12 @@ def _rewritten(record: Record, delta: Delta, written: Written) -> Record:
     """What a session knows of its record after a write."""
     # Without the whole record, what others wrote is not in it: then it keeps its version.
     newest = written.record or record.written(delta, record.version)
-    return replace(newest, served_by=record.served_by)
+    return newest.replace(served_by=record.served_by)
 
 
 def _continued(record: Record, old: Record) -> Record:
     """A new id for the same login: the deadline does not move."""
-    return replace(
-        record,
+    return record.replace(
         created_at=old.created_at,
         deadline_at=old.deadline_at,
         expires_at=min(record.expires_at, old.deadline_at),

@@ -60,6 +60,7 @@ class RedisStore:
         prefix: of every key.
         longest_life: of any session, in seconds: the indexes live as long after their last change.
         timeout: seconds of one try.  A second one follows at once if both fit into twice this time.
+        probe_timeout: seconds that `probe` may take on an event loop; by default `timeout`.
         clock: monotonic seconds.
         on_event: told when Redis does not know our scripts.
     """
@@ -74,11 +75,13 @@ class RedisStore:
         prefix: str = "vedsess:",
         longest_life: float = 7 * 86400.0,
         timeout: float = 0.2,
+        probe_timeout: float | None = None,
         clock: Callable[[], float] = time.monotonic,
         on_event: EventHook = log_event,
     ) -> None:
         self._wire = Wire(client, timeout=timeout, clock=clock, on_missing_script=self._report_restart)
-        self._probe = Wire(client if probe_client is None else probe_client, timeout=timeout, clock=clock)
+        probe_client = client if probe_client is None else probe_client
+        self._probe = Wire(probe_client, timeout=probe_timeout or timeout, clock=clock)
         self._session, self._user = f"{prefix}session:", f"{prefix}user_sessions:"
         self._all, self._probe_key = f"{prefix}session_index:all", f"{prefix}probe"
         self._longest, self._on_event = ceil(longest_life) + 1, on_event
@@ -107,7 +110,8 @@ class RedisStore:
             return redis_client(url, is_async=False, timeout=seconds)
 
         # Connecting and answering are two waits.
-        return cls(make(timeout), probe_client=make(probe_timeout / 2), timeout=timeout, **options)
+        probe = make(probe_timeout / 2)
+        return cls(make(timeout), probe_client=probe, timeout=timeout, probe_timeout=probe_timeout, **options)
 
     def __repr__(self) -> str:
         return f"<RedisStore {'asyncio' if self.is_async else 'blocking'}>"

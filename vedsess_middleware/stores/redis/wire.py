@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
-from vedsess_middleware.concurrency import Maybe, PerLoop, settle
+from vedsess_middleware.concurrency import Maybe, PerLoop, in_time, settle
 from vedsess_middleware.errors import EpochMissing, StoreUnavailable
 from vedsess_middleware.stores.redis.client import Client, is_asyncio, is_cluster
 from vedsess_middleware.stores.redis.errors import translate
@@ -115,10 +115,8 @@ class Wire:
 
     async def once(self, work: Callable[[Client], Maybe[T]], *, attempts: int = 1) -> T:
         """Let the client do something.  `attempts` says which try this is."""
-        client, lines = self._way
         try:
-            await settle(lines.rest())
-            return await settle(work(client))
+            return await in_time(work(self._way.client), self._timeout if self.is_async else None)
         except NoScriptError as error:
             raise _ScriptMissing from error
         except (RedisError, RedisClusterException, OSError) as error:
@@ -163,7 +161,6 @@ class Wire:
         """Give the connections back."""
         way = self._per_loop.pop() if self._per_loop else self._only
         if way is not None:
-            await settle(way.lines.rest())
             await settle(way.client.aclose() if self.is_async else way.client.close())
 
     @property
