@@ -567,6 +567,30 @@ def test_a_cookie_that_is_not_ours_means_a_fresh_session_without_a_lookup(
     assert browser(lambda session: (session.id != session_id, dict(session))).result == (True, {"n": 1})
 
 
+def test_a_cookie_that_is_not_ours_is_judged_when_the_session_is_touched_or_loaded(site: Site) -> None:
+    site.browser()(cookies="vedsess=forged")
+    assert len(site.told(events.CookieRejected)) == (0 if site.protocol == "wsgi" else 1)
+    site.events.clear()
+    site.browser()(lambda session: (len(session), dict(session)), cookies="vedsess=forged")
+    assert len(site.told(events.CookieRejected)) == 1
+
+
+def test_a_value_that_cannot_be_read_ends_the_session_of_whoever_asks_for_it(make_site: SiteFactory) -> None:
+    site = make_site(codec=JsonCodec(enums=[Colour]))
+    strange, browser = site.sibling(), site.browser()
+    browser(lambda session: (session.login("ada"), session.update(n=1, colour=Colour.RED)))
+    visitor = strange.browser()
+    visitor.jar = browser.jar.copy()
+    assert visitor(lambda session: (session["n"], session.user_id)).result == (1, "ada")
+    assert strange.told(events.RecordRejected) == []
+    answer = visitor(lambda session: (session.get("colour"), dict(session), session.is_new, session.user_id))
+    assert (answer.status, answer.result, answer.cookie) == (200, (None, {}, True, None), None)
+    assert len(strange.told(events.RecordRejected)) == 1
+    assert visitor(lambda session: (dict(session), session.update(m=2))).cookie is not None
+    assert visitor(read).result == {"m": 2}
+    assert browser(lambda session: (session.user_id, dict(session))).result == ("ada", {"n": 1, "colour": Colour.RED})
+
+
 @pytest.mark.parametrize("work", [read, put(n=1), add("n", 1)], ids=["read", "write", "both"])
 def test_a_genuine_cookie_of_an_unknown_session_is_looked_up_once_and_never_adopted(site: Site, work: Handler) -> None:
     browser, cookie = site.browser(), site.unknown_cookie()

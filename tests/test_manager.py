@@ -333,6 +333,19 @@ def test_blocking_code_cannot_use_an_asyncio_manager() -> None:
         run_blocking(manager.sessions("7"))
 
 
+def test_on_an_event_loop_a_session_is_loaded_before_it_is_read() -> None:
+    """It could not be loaded then, and an empty one would look like a logout."""
+    manager = manager_of(is_async=True)
+    cookie = CookieJar(SETTINGS).set(Ticket("x" * 43, Version(0, 1), 1.9e9), secure=False).partition(";")[0]
+    session = manager.begin(cookie)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="has to be loaded"):
+            dict(session)
+    session.logout()
+    assert dict(session) == {}
+    assert dict(manager.begin("vedsess=forged")) == {}
+
+
 # -- races -------------------------------------------------------------------------------------------------------------
 
 

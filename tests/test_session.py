@@ -23,7 +23,7 @@ from vedsess_middleware import Session, SessionManager, Settings
 from vedsess_middleware.codec import JsonCodec
 from vedsess_middleware.concurrency import run_blocking
 from vedsess_middleware.errors import SerializationError, StoreUnavailable
-from vedsess_middleware.events import CookieRejected, Event, RecordRejected, SessionCreated
+from vedsess_middleware.events import CookieRejected, Event, RecordRejected, SessionCreated, WriteRefused
 from vedsess_middleware.session import state_of
 from vedsess_middleware.state import Changes
 from vedsess_middleware.stores.memory import MemoryStore
@@ -970,6 +970,14 @@ def test_a_session_that_is_loaded_has_its_cookies_judged(full: Site) -> None:
     assert full.events == [CookieRejected(reason="bad signature")]
 
 
+def test_a_blind_write_under_a_cookie_that_is_not_ours_begins_a_session(fresh: Site) -> None:
+    session = fresh.manager.begin("vedsess=forged")
+    session["n"] = 1
+    fresh.commit(session)
+    assert fresh.lazy() == {"n": 1}
+    assert [type(event) for event in fresh.events] == [CookieRejected, SessionCreated]
+
+
 # -- a value is decoded when it is handed out --------------------------------------------------------------------------
 
 SEEN_NAMES: dict[str, Callable[[Session], Any]] = {
@@ -1116,11 +1124,28 @@ def test_a_new_id_takes_edits_and_removals_along(full: Site, change_id: Callable
 
 def test_after_a_write_it_knows_what_is_stored(full: Site) -> None:
     session = full.lazy()
-    full.now += 100.0
     session["n"] = session["n"] + 1
+    full.now += 30.0
     full.commit(session)
-    assert (session.created_at, session.last_activity, session.expires_at) == (AT, AT + 100.0, AT + 86500.0)
+    assert (session.created_at, session.last_activity, session.expires_at) == (AT, AT + 30.0, AT + 86430.0)
     assert (session.user_id, session.store, session.is_new) == ("ada", "memory", False)
+    assert repr(session) == "<Session 0.2, 3 values>"
+
+
+def test_after_a_first_write_it_knows_what_is_stored(fresh: Site) -> None:
+    session = fresh.lazy()
+    session["n"] = 1
+    fresh.commit(session)
+    assert (session.created_at, session.expires_at, session.is_new) == (AT, AT + 86400.0, False)
+    assert repr(session) == "<Session 0.1, 1 values>"
+
+
+def test_changes_that_were_refused_are_not_tried_again(fresh: Site) -> None:
+    session = fresh.lazy()
+    session["n"] = [1]
+    for _ in range(2):
+        assert run_blocking(fresh.manager.commit(session, headers_left=True)) is None
+    assert [type(event) for event in fresh.events] == [WriteRefused]
 
 
 # -- a value that cannot be read ---------------------------------------------------------------------------------------
@@ -1196,6 +1221,13 @@ def test_after_a_value_that_cannot_be_read_only_what_the_app_wrote_begins_a_new_
     assert spoilt.lazy() == {"flash": "hello", "n": 1, "late": 1}
     assert spoilt.lazy().user_id is None
     assert [type(event) for event in spoilt.events] == [RecordRejected, SessionCreated]
+
+
+def test_a_new_id_is_not_needed_after_a_value_that_cannot_be_read(spoilt: Site) -> None:
+    session = spoilt.lazy()
+    session.regenerate_id()
+    assert session.get("name") is None
+    assert not session.modified
 
 
 def test_a_login_goes_on_after_a_value_that_cannot_be_read(spoilt: Site) -> None:
