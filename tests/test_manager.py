@@ -169,6 +169,31 @@ def test_a_commit_after_the_headers_never_asks_for_a_cookie(rig: Rig, work: Call
     assert rig.commit(session, headers_left=True) is None
 
 
+def test_two_tasks_may_commit_the_same_changes_at_once(valkey: RedisServer, sqlite_url: str) -> None:
+    settings = Settings(redis_url=valkey.url, database_url=sqlite_url, **PATIENT)
+    manager = build_manager(settings, is_async=True, on_event=lambda event: None)
+
+    async def work() -> dict[str, Any]:
+        session = await manager.open()
+        session.update(n=1, m=[1], gone=1)
+        cookie = await manager.commit(session)
+        session = await manager.open((cookie or "").partition(";")[0])
+        n = session["n"]
+        session["m"].append(2)
+        session.update(n=2)
+        del session["gone"]
+        saves = [asyncio.ensure_future(session.save()) for _ in range(2)]
+        await asyncio.sleep(0)
+        session["n"] = n
+        await asyncio.gather(*saves)
+        await session.save()
+        values = dict(await manager.open((cookie or "").partition(";")[0]))
+        await manager.aclose()
+        return values
+
+    assert asyncio.run(work()) == {"n": 1, "m": [1, 2]}
+
+
 def test_a_value_that_cannot_be_stored_can_be_mended_and_committed_again(rig: Rig) -> None:
     session = rig.open()
     session["bad"] = object()

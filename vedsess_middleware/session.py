@@ -17,9 +17,7 @@ from vedsess_middleware.stores.record import KEPT_DELETIONS, Record
 
 __all__ = ["Session", "state_of"]
 
-_CONSTANTS = frozenset(
-    {str, int, float, bool, type(None), bytes, datetime, date, time, timedelta, UUID, Decimal},
-)
+_CONSTANTS = frozenset({str, int, float, bool, type(None), bytes, datetime, date, time, timedelta, UUID, Decimal})
 """Types of values that cannot be edited: as long as the same object is there, it has not changed."""
 
 
@@ -187,7 +185,9 @@ class Session(dict[str, Any]):
         state = self._state
         if not (state.accessed or state.written):
             return NO_CHANGES
-        stored, put, drop = state.encoded, dict[str, str](), ()  # type: Mapping[str, str], dict[str, str], tuple[str, ...]
+        stored = state.encoded
+        put: dict[str, str] = {}
+        drop: tuple[str, ...] = ()
         for name, value in self._suspects():
             text = state.opener.codec.encode(name, value)
             if text != stored.get(name):

@@ -42,7 +42,7 @@ class Opener(Protocol):
         """Return the genuine cookies that are worth a try; an event tells of the others."""
 
     def load_now(self, state: "State") -> None:
-        """Ask the stores, blocking, and note a failure.  On an event loop that has been done before."""
+        """Ask the stores, blocking, and note a failure.  On an event loop it has to have been done before."""
 
     def reject(self, state: "State", error: SerializationError) -> None:
         """Tell that a value cannot be read."""
@@ -134,7 +134,7 @@ class State:
         """The values that are stored once these changes are."""
         stored = {**self.encoded, **changes.put}
         for name in changes.drop:
-            del stored[name]
+            stored.pop(name, None)  # another task may have committed the same meanwhile
         return stored
 
     def note_stored(self, changes: Changes) -> None:

@@ -99,4 +99,7 @@ class Parts:
 
 def _label(text: str | None) -> str | None:
     """At most 64 printable ASCII characters: a longer value doubles the memory of a small hash."""
-    return "".join(c if " " <= c <= "~" else "?" for c in text[:_LABEL]) or None if text else None
+    if not text:
+        return None
+    text = text[:_LABEL]
+    return text if text.isascii() and text.isprintable() else "".join(c if " " <= c <= "~" else "?" for c in text)
