@@ -1,8 +1,7 @@
 """Sessions for any WSGI app, as PEP 3333 has it."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, suppress
-from types import TracebackType
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 from vedsess_middleware.build import configured_manager
@@ -18,7 +17,7 @@ from vedsess_middleware.http import (
 )
 from vedsess_middleware.manager import SessionManager
 from vedsess_middleware.request import RequestInfo
-from vedsess_middleware.session import Session, state_of
+from vedsess_middleware.session import state_of
 from vedsess_middleware.settings import Settings
 
 if TYPE_CHECKING:
@@ -56,17 +55,17 @@ class SessionMiddleware:
         self.manager = configured_manager(config, options, is_async=False)
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        settings = self.manager.settings
-        if settings.exclude and is_excluded(_path(environ), settings.exclude):
+        excluded = self.manager.settings.exclude
+        if excluded and is_excluded(_path(environ), excluded):
             return self.app(environ, start_response)
-        info = _request_info(environ, settings.trusted_proxies)
-        session = self.manager.begin(environ.get("HTTP_COOKIE", ""))
-        environ[ENVIRON_KEY] = session
-        response = _Response(self.manager, session, info, start_response)
-        body: Iterable[bytes] = ()
-        with response.guard:
+        response = _Response(self.manager, environ, start_response)
+        try:
             body = self.app(environ, response.start)
-        return response.finish(body, environ.get("wsgi.file_wrapper"))
+        except BaseException as error:
+            if not response.replaces(error):
+                raise
+            body = ()
+        return response.finish(body)
 
 
 def _path(environ: "WSGIEnvironment") -> str:
@@ -87,34 +86,28 @@ def _request_info(environ: "WSGIEnvironment", trusted_proxies: int) -> RequestIn
 class _Response:
     """One response: holds the app's headers back until the session is committed."""
 
-    def __init__(
-        self, manager: SessionManager, session: Session, info: RequestInfo, start_response: "StartResponse"
-    ) -> None:
-        self._manager, self._session, self._info = manager, session, info
-        self._start_response = start_response
-        self._status, self._headers, self._exc_info = "", [], None  # type: tuple[str, _Headers, _ExcInfo]
+    def __init__(self, manager: SessionManager, environ: "WSGIEnvironment", start_response: "StartResponse") -> None:
+        self._manager, self._start_response = manager, start_response
+        self._environ = environ.copy()  # as it came: the app may change its own
+        self._session = environ[ENVIRON_KEY] = manager.begin(environ.get("HTTP_COOKIE", ""))
+        self._state = state_of(self._session)
+        self._state.save = self._save
+        self._status, self._headers, self._exc_info = "", [], ()  # type: tuple[str, _Headers, tuple[_ExcInfo, ...]]
         self._server_write: Callable[[bytes], object] | None = None
         self._cookie: str | None = None
         self.replaced = False
-        self.guard = _Guard(self)
-        state_of(session).save = self._save
 
     @property
     def left(self) -> bool:
         """Whether the headers have been given to the server."""
         return self._server_write is not None
 
-    @property
-    def failed(self) -> bool:
-        """Whether the app needed a session that no store could give."""
-        return state_of(self._session).refused
-
     # -- what the app calls ----------------------------------------------------------------------------------------
 
     def start(self, status: str, headers: _Headers, exc_info: _ExcInfo = None, /) -> Callable[[bytes], object]:
         if self._status and not exc_info:
             raise RuntimeError("start_response was called again without exc_info")
-        self._status, self._headers, self._exc_info = status, list(headers), exc_info
+        self._status, self._headers, self._exc_info = status, list(headers), (exc_info,) if exc_info else ()
         del exc_info  # no cycle with the traceback
         if self.left:
             # PEP 3333: the server raises the app's error, unless it has seen nothing but empty chunks.
@@ -123,7 +116,8 @@ class _Response:
 
     def _write(self, data: bytes) -> None:
         first = not self.left
-        self.leave()
+        if first:
+            self.leave()
         assert self._server_write is not None
         if not self.replaced:
             self._server_write(data)
@@ -133,38 +127,43 @@ class _Response:
     # -- leaving ---------------------------------------------------------------------------------------------------
 
     def leave(self) -> None:
-        """Commit, then give the headers to the server."""
-        if self.left:
-            return
-        if not self.failed:
-            with suppress(StoreError):
-                self._commit()
-        self.replaced = self.failed
+        """Commit what the app did with its session, then give the headers to the server."""
+        if self._state.touched:
+            self._commit()
+            self.replaced = self._state.refused
         if not (self._status or self.replaced):
             raise RuntimeError("the app sent a body before it called start_response")
         self._send_headers()
 
+    def _commit(self) -> None:
+        if self._state.refused:
+            return
+        commit = self._manager.commit_logout if self._status[:1] == "5" else self._manager.commit
+        with suppress(StoreError):
+            self._cookie = run_blocking(commit(self._session, self._info)) or self._cookie
+
     def _send_headers(self) -> None:
+        status, headers = self._status, self._headers
         if self.replaced:
             status, headers = f"{UNAVAILABLE_STATUS} Service Unavailable", list(UNAVAILABLE_HEADERS)
-        else:
-            accessed = state_of(self._session).accessed
-            status, headers = self._status, session_headers(self._headers, accessed=accessed, set_cookie=self._cookie)
-        exc_info, self._exc_info = self._exc_info, None
+        elif self._state.touched:
+            headers = session_headers(headers, accessed=self._state.accessed, set_cookie=self._cookie)
+        exc_info, self._exc_info = self._exc_info, ()
         try:
-            self._server_write = self._start_response(status, headers, *([exc_info] if exc_info else []))
+            self._server_write = self._start_response(status, headers, *exc_info)
         finally:
             del exc_info
 
     @property
+    def _info(self) -> RequestInfo:
+        return _request_info(self._environ, self._manager.settings.trusted_proxies)
+
+    @property
     def replacement(self) -> bytes:
         """The body of the 503."""
-        return b"" if self._info.method == "HEAD" else UNAVAILABLE_BODY
+        return b"" if self._environ["REQUEST_METHOD"] == "HEAD" else UNAVAILABLE_BODY
 
-    def _commit(self) -> None:
-        server_error = self._status[:1] == "5"
-        commit = self._manager.commit_logout if server_error else self._manager.commit
-        self._cookie = run_blocking(commit(self._session, self._info)) or self._cookie
+    # -- what comes after the headers, or in their place -----------------------------------------------------------
 
     async def _save(self) -> None:
         cookie = await self._manager.commit(self._session, self._info, headers_left=self.left)
@@ -174,18 +173,26 @@ class _Response:
         """Write what changed after the headers had left."""
         if self._status[:1] == "5":
             self.drop_changes()
-        elif not self.replaced:
-            run_blocking(self._manager.commit(self._session, self._info, headers_left=True))
+        elif self._state.touched and not self.replaced:
+            run_blocking(self._manager.commit(self._session, headers_left=True))
 
     def drop_changes(self) -> None:
         """The app raised: only a logout counts."""
-        with suppress(StoreError):
-            run_blocking(self._manager.commit_logout(self._session, self._info))
+        if self._state.touched:
+            with suppress(StoreError):
+                run_blocking(self._manager.commit_logout(self._session))
+
+    def replaces(self, error: BaseException) -> bool:
+        """Whether a 503 takes the place of what the app raised, for want of a session; if not, its changes go."""
+        if self._state.refused and not self.left and isinstance(error, Exception):
+            return True
+        self.drop_changes()
+        return False
 
     @property
     def pending(self) -> bool:
         """Whether there is work that must not delay the answer; a request that left its session alone does none."""
-        return state_of(self._session).touched and self._manager.pending
+        return self._state.touched and self._manager.pending
 
     def after_response(self) -> None:
         """Do what must not delay the answer."""
@@ -194,39 +201,26 @@ class _Response:
 
     # -- the body --------------------------------------------------------------------------------------------------
 
-    def finish(self, body: Iterable[bytes], file_wrapper: object) -> Iterable[bytes]:
+    def finish(self, body: Iterable[bytes]) -> Iterable[bytes]:
         """Return what the server is to iterate over: the app's own object, where nothing is left to do in it."""
-        listed = isinstance(body, list | tuple)
-        wrapped = isinstance(file_wrapper, type) and isinstance(body, file_wrapper)
-        if self.left or not (listed or wrapped) or not (self._status or self.failed):
+        listed = isinstance(body, (list, tuple))
+        if self.left or not (listed or self._is_file(body)) or not (self._status or self._state.refused):
             return _Body(self, body)
-        with ExitStack() as stack:
-            stack.callback(_close, body)
+        try:
             self.leave()
-            if self.replaced:
-                return [self.replacement]
-            stack.pop_all()
+        except BaseException:
+            _close(body)
+            raise
+        if self.replaced:
+            _close(body)
+            return [self.replacement]
         if not self.pending:
             return body
         return _List(self, body) if listed else _Body(self, body)
 
-
-class _Guard(AbstractContextManager["_Guard"]):
-    """Around the app's code: its error gives way to a 503 if it was for want of a session."""
-
-    def __init__(self, response: _Response) -> None:
-        self._response = response
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> bool:
-        if error is None:
-            return False
-        response = self._response
-        if response.failed and not response.left and isinstance(error, Exception):
-            return True
-        response.drop_changes()
-        return False
+    def _is_file(self, body: Iterable[bytes]) -> bool:
+        wrapper = self._environ.get("wsgi.file_wrapper")
+        return isinstance(wrapper, type) and isinstance(body, wrapper)
 
 
 class _Body:
@@ -241,16 +235,14 @@ class _Body:
         return self
 
     def __next__(self) -> bytes:
-        response, chunk = self._response, None
         if self._ended:
             raise StopIteration
         self._ended = True  # unless the app gives one more chunk
-        with response.guard:
-            chunk = self._pull()
-        first = not response.left
-        response.leave()
-        if first and response.replaced:
-            return response.replacement
+        response, chunk = self._response, self._pull()
+        if not response.left:
+            response.leave()
+            if response.replaced:
+                return response.replacement
         if chunk is None or response.replaced:
             response.commit_rest()
             raise StopIteration
@@ -258,9 +250,14 @@ class _Body:
         return chunk
 
     def _pull(self) -> bytes | None:
-        if self._chunks is None:
-            self._chunks = iter(self._body)
-        return next(self._chunks, None)
+        try:
+            if self._chunks is None:
+                self._chunks = iter(self._body)
+            return next(self._chunks, None)
+        except BaseException as error:
+            if not self._response.replaces(error):
+                raise
+            return None
 
     def close(self) -> None:
         """Called by the server, also when the browser has gone away in the middle."""
