@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tests.clients import SECRET_KEY, Messages, Spy, http_scope
 from tests.servers import RedisFactory, RedisServer, eventually
-from vedsess_middleware import SessionManager, Settings, StoreUnavailable
+from vedsess_middleware import RequestInfo, SessionManager, Settings, StoreUnavailable
 from vedsess_middleware.asgi import SessionMiddleware
 from vedsess_middleware.events import Event, WriteRefused
 from vedsess_middleware.stores.contract import Store
@@ -57,7 +57,7 @@ async def stored(manager: SessionManager, cookies: str) -> dict[str, Any]:
 
 def header(message: Message, name: bytes) -> str | None:
     """The one header of that name."""
-    found = [value.decode("latin-1") for key, value in message["headers"] if key == name]
+    found = [value.decode("latin-1") for key, value in message.get("headers", []) if key == name]
     assert len(found) <= 1
     return found[0] if found else None
 
@@ -202,6 +202,109 @@ def test_an_untouched_response_is_sent_as_it_is(manager: SessionManager, spy: Sp
         sent = await serve(manager, answering(start(), body(b"x", more=True), body(b"y")))
         assert sent == [start(), body(b"x", more=True), body(b"y")]
         assert spy.calls == []
+
+    asyncio.run(scenario())
+
+
+class Counting(SessionManager):
+    """A manager that notes what it is asked to do at the end of a request."""
+
+    def __init__(self, spy: Spy) -> None:
+        super().__init__(cast(Store, spy), Settings(secret_key=SECRET_KEY), on_event=lambda event: None)
+        self.asked: list[str] = []
+
+    async def commit(self, *args: Any, **options: Any) -> str | None:
+        self.asked.append("commit")
+        return await super().commit(*args, **options)
+
+    async def commit_logout(self, *args: Any, **options: Any) -> str | None:
+        self.asked.append("commit_logout")
+        return await super().commit_logout(*args, **options)
+
+
+@pytest.mark.parametrize("genuine", [False, True])
+def test_an_untouched_request_asks_nothing_of_the_manager_however_it_ends(spy: Spy, genuine: bool) -> None:
+    async def scenario() -> None:
+        manager = Counting(spy)
+        cookies = await begun(manager, n=1) if genuine else ""
+        manager.asked.clear()
+        for steps in ((start(), body(more=True), body()), (start(500), body()), (start(), fail), (fail,), ()):
+            with suppress(Broken):
+                await serve(manager, answering(*steps), cookies=cookies)
+        assert manager.asked == []
+
+    asyncio.run(scenario())
+
+
+def test_an_untouched_request_hands_the_messages_of_either_side_on_as_they_are(manager: SessionManager) -> None:
+    async def scenario() -> None:
+        messages, receives, steps = Messages("http"), list[Receive](), [start(), body()]
+        answer = answering(*steps)
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            receives.append(receive)
+            await answer(scope, receive, send)
+
+        receive = messages.receive
+        await SessionMiddleware(app, manager)(http_scope(cookies=await begun(manager, n=1)), receive, messages.send)
+        assert receives == [receive]
+        assert [id(message) for message in messages.sent] == [id(message) for message in steps]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("genuine", [False, True])
+def test_what_waits_for_the_end_of_a_response_is_done_where_a_session_came(
+    manager: SessionManager, spy: Spy, genuine: bool
+) -> None:
+    async def scenario() -> None:
+        cookies = await begun(manager, n=1) if genuine else ""
+        spy.busy = True
+        sent = await serve(manager, answering(start(), body()), cookies=cookies)
+        assert sent == [start(), body()]
+        assert ("after_response" in spy.calls) is genuine
+
+    asyncio.run(scenario())
+
+
+def test_the_other_headers_of_the_app_are_handed_on_as_they_are(manager: SessionManager) -> None:
+    others = [(b"x-y", b"\xff"), (b"set-cookie", b"a=1"), (b"X-Y", b"2")]
+    caching = [(b"Expires", b"0"), (b"Cache-Control", b"public"), (b"Vary", b"Accept")]
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def scenario() -> None:
+        app = answering(put(n=1), start() | {"headers": iter([*caching, *others])}, body())
+        await SessionMiddleware(app, manager)(http_scope(), Messages("http").receive, send)
+        *headers, cookie = sent[0]["headers"]
+        assert headers[:3] == others
+        assert headers[3:] == [(b"vary", b"Accept"), (b"vary", b"Cookie"), (b"cache-control", b"no-store, private")]
+        assert cookie[0] == b"set-cookie"
+
+    asyncio.run(scenario())
+
+
+def test_the_request_is_known_as_it_came_whatever_the_app_makes_of_its_scope(spy: Spy) -> None:
+    seen: list[RequestInfo] = []
+
+    def may_create(info: RequestInfo) -> bool:
+        seen.append(info)
+        return True
+
+    manager = SessionManager(
+        cast(Store, spy), Settings(secret_key=SECRET_KEY, may_create=may_create, trusted_proxies=2)
+    )
+    changed = {"path": "/-", "method": "PUT", "scheme": "http", "client": ("-", 1), "headers": []}
+
+    async def scenario() -> None:
+        headers = [("user-agent", "x"), ("x-forwarded-proto", "https"), ("x-forwarded-proto", "http")]
+        app = answering(lambda scope: scope.update(changed), put(n=1), start(), body())
+        await serve(manager, app, path="/shop/\u00e9", method="POST", headers=headers)
+        assert seen == [
+            RequestInfo(path="/shop/\u00e9", method="POST", secure=True, user_agent="x", ip_address="192.0.2.7")
+        ]
 
     asyncio.run(scenario())
 
@@ -554,7 +657,7 @@ def test_an_untouched_websocket_is_accepted_as_it_is(manager: SessionManager) ->
     async def scenario() -> None:
         cookies = await begun(manager, n=1)
         sent = await connect(manager, answering(ACCEPT, CLOSE), cookies=cookies)
-        assert sent == [ACCEPT | {"headers": []}, CLOSE]
+        assert sent == [ACCEPT, CLOSE]
 
     asyncio.run(scenario())
 

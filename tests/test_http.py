@@ -5,6 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vedsess_middleware.http import (
+    CACHING,
     UNAVAILABLE_BODY,
     UNAVAILABLE_HEADERS,
     UNAVAILABLE_STATUS,
@@ -120,6 +121,21 @@ def test_what_is_as_strict_already_stays(headers: Headers) -> None:
 def test_cookies_of_the_app_stay_beside_the_session_cookie() -> None:
     mine = ("Set-Cookie", "theme=dark")
     assert session_headers([mine], accessed=False, set_cookie=COOKIE) == [mine, VARY, KEEP_OUT, SET]
+
+
+@CALM
+@given(
+    st.lists(st.tuples(st.sampled_from(["Vary", "CACHE-CONTROL", "expires", "Set-Cookie", "X"]), st.text())),
+    st.booleans(),
+    st.sampled_from([None, COOKIE]),
+)
+def test_only_the_headers_about_caching_make_a_difference(
+    headers: Headers, accessed: bool, set_cookie: str | None
+) -> None:
+    caching = [pair for pair in headers if pair[0].lower() in CACHING]
+    others = [pair for pair in headers if pair not in caching]
+    made = session_headers(caching, accessed=accessed, set_cookie=set_cookie)
+    assert sorted(session_headers(headers, accessed=accessed, set_cookie=set_cookie)) == sorted(others + made)
 
 
 # -- excluded paths ----------------------------------------------------------------------------------------------------

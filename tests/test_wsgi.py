@@ -7,14 +7,21 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, cast
-from wsgiref.util import FileWrapper
+from wsgiref.util import FileWrapper, shift_path_info
 from wsgiref.validate import validator
 
 import pytest
 from werkzeug.middleware.lint import LintMiddleware
 
 from tests.clients import SECRET_KEY, Answer, Gateway, Spy, wsgi_environ
-from vedsess_middleware import SerializationError, SessionManager, Settings, StoreUnavailable, run_blocking
+from vedsess_middleware import (
+    RequestInfo,
+    SerializationError,
+    SessionManager,
+    Settings,
+    StoreUnavailable,
+    run_blocking,
+)
 from vedsess_middleware.events import Event, WriteRefused
 from vedsess_middleware.stores.contract import Store
 from vedsess_middleware.stores.memory import MemoryStore
@@ -116,6 +123,105 @@ def test_an_untouched_request_is_handed_on_as_it_is(manager: SessionManager, spy
     assert SessionMiddleware(app, manager)(environ, start_response) is body
     assert started == [("200 OK", headers)]
     assert spy.calls == []
+
+
+class Counting(SessionManager):
+    """A manager that notes what it is asked to do at the end of a request."""
+
+    def __init__(self, spy: Spy) -> None:
+        super().__init__(cast(Store, spy), Settings(secret_key=SECRET_KEY), on_event=lambda event: None)
+        self.asked: list[str] = []
+
+    async def commit(self, *args: Any, **options: Any) -> str | None:
+        self.asked.append("commit")
+        return await super().commit(*args, **options)
+
+    async def commit_logout(self, *args: Any, **options: Any) -> str | None:
+        self.asked.append("commit_logout")
+        return await super().commit_logout(*args, **options)
+
+    async def after_response(self) -> None:
+        self.asked.append("after_response")
+
+
+def writing(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    start_response("200 OK", list(PLAIN))(b"x")
+    return []
+
+
+def broken(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    raise Broken
+
+
+def unavailable(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    start_response("503 Busy", list(PLAIN))
+    return [b"x"]
+
+
+@pytest.mark.parametrize("genuine", [False, True])
+def test_an_untouched_request_asks_nothing_of_the_manager_however_it_ends(spy: Spy, genuine: bool) -> None:
+    manager = Counting(spy)
+    cookies = begun(manager, n=1) if genuine else ""
+    manager.asked.clear()
+    spy.busy = True
+    for app in (returning([b"x"]), returning(iter([b"x", b"y"])), writing, unavailable, broken):
+        with suppress(Broken):
+            serve(manager, app, cookies=cookies)
+    assert manager.asked == []
+
+
+@pytest.mark.parametrize("work", [dict, lambda session: session.update(n=1)])
+def test_a_request_that_uses_its_session_is_committed_once(spy: Spy, work: Callable[[Any], object]) -> None:
+    manager = Counting(spy)
+    serve(manager, returning([b"x"], work))
+    assert manager.asked == ["commit"]
+
+
+@pytest.mark.parametrize("work", [lambda session: None, dict])
+def test_a_session_that_outlives_its_request_keeps_nothing_of_it(
+    manager: SessionManager, work: Callable[[Any], object]
+) -> None:
+    environ, gateway = wsgi_environ(), Gateway()
+    gone = weakref.ref(gateway)
+    list(SessionMiddleware(returning([b"x"], work), manager)(environ, gateway.start_response))
+    del gateway
+    assert ENVIRON_KEY in environ
+    assert gone() is None
+
+
+@pytest.mark.parametrize("work", [lambda session: None, dict, lambda session: session.update(n=2)])
+def test_a_session_that_outlives_its_request_can_still_be_saved(
+    manager: SessionManager, work: Callable[[Any], object]
+) -> None:
+    cookies = begun(manager, n=1)
+    environ = wsgi_environ(cookies=cookies)
+    Gateway().serve(SessionMiddleware(returning([b"x"], work), manager), environ)
+    environ[ENVIRON_KEY]["late"] = True
+    run_blocking(environ[ENVIRON_KEY].save())
+    assert stored(manager, cookies)["late"] is True
+
+
+def test_the_request_is_known_as_it_came_whatever_the_app_makes_of_its_environ(spy: Spy) -> None:
+    seen: list[RequestInfo] = []
+
+    def may_create(info: RequestInfo) -> bool:
+        seen.append(info)
+        return True
+
+    manager = SessionManager(cast(Store, spy), Settings(secret_key=SECRET_KEY, may_create=may_create))
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        shift_path_info(environ)
+        environ |= {"REQUEST_METHOD": "PUT", "wsgi.url_scheme": "http", "REMOTE_ADDR": "-", "HTTP_USER_AGENT": "-"}
+        environ[ENVIRON_KEY]["n"] = 1
+        start_response("200 OK", list(PLAIN))
+        return []
+
+    environ = wsgi_environ("/shop/caf\u00c3\u00a9", "POST", [("User-Agent", "x")], scheme="https")
+    Gateway().serve(SessionMiddleware(app, manager), environ)
+    assert seen == [
+        RequestInfo(path="/shop/caf\u00e9", method="POST", secure=True, user_agent="x", ip_address="192.0.2.7")
+    ]
 
 
 @pytest.mark.parametrize("work", [lambda session: None, dict, lambda session: session.update(n=1)])

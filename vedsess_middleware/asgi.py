@@ -1,8 +1,7 @@
 """Sessions for any ASGI app: http and websocket."""
 
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager, suppress
-from types import TracebackType
+from contextlib import suppress
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -10,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from vedsess_middleware.build import configured_manager
 from vedsess_middleware.errors import StoreError
 from vedsess_middleware.http import (
+    CACHING,
     UNAVAILABLE_BODY,
     UNAVAILABLE_HEADERS,
     UNAVAILABLE_STATUS,
@@ -24,8 +24,9 @@ from vedsess_middleware.settings import Settings
 
 __all__ = ["SessionMiddleware"]
 
-_START = ("http.response.start", "websocket.http.response.start")
-_END = ("http.response.body", "http.response.pathsend", "websocket.http.response.body")
+_START = frozenset({"http.response.start", "websocket.http.response.start", "websocket.accept"})
+_END = frozenset({"http.response.body", "http.response.pathsend", "websocket.http.response.body"})
+_CACHING = frozenset(name.encode() for name in CACHING)
 _TRY_AGAIN_LATER = 1013
 
 
@@ -58,20 +59,21 @@ class SessionMiddleware:
         kind = scope["type"]
         if kind == "lifespan" and self._owns_manager:
             await self.app(scope, receive, self._closing(send))
-        elif kind not in ("http", "websocket") or self._is_excluded(scope):
+            return
+        if kind not in ("http", "websocket") or self._is_excluded(scope):
             await self.app(scope, receive, send)
-        else:
-            await self._serve(scope, receive, send)
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        cookies, info = _read_scope(scope, self.manager.settings.trusted_proxies)
-        session = self.manager.begin(cookies)
-        await self.manager.load(session)
-        scope = {**scope, "session": session}
-        exchange = _Exchange(self.manager, session, info, scope, receive, send)
-        async with exchange:
-            await self.app(scope, exchange.receive, exchange.send)
-        await exchange.finish()
+            return
+        session = self.manager.begin(_cookies(scope))
+        if not state_of(session).loaded:
+            await self.manager.load(session)
+        exchange = _Exchange(self.manager, session, scope, receive, send)
+        try:
+            await self.app(exchange.scope, exchange.receive if kind == "websocket" else receive, exchange.send)
+        except Exception as error:
+            if not await exchange.replaces(error):
+                raise
+        if not exchange.idle:
+            await exchange.finish()
 
     def _is_excluded(self, scope: Scope) -> bool:
         excluded = self.manager.settings.exclude
@@ -92,45 +94,47 @@ def _path(scope: Scope) -> str:
     return path.removeprefix(mount) if path == mount or path.startswith(f"{mount}/") else path
 
 
-def _read_scope(scope: Scope, trusted_proxies: int) -> tuple[str, RequestInfo]:
-    found: dict[bytes, list[bytes]] = {b"cookie": [], b"user-agent": [], b"x-forwarded-proto": []}
-    for name, value in scope["headers"]:
-        if name in found:
-            found[name].append(value)
-    cookies, agent, proto = (b"; ".join(found[name]).decode("latin-1") for name in found)
+def _cookies(scope: Scope) -> str:
+    return b"; ".join([value for name, value in scope["headers"] if name == b"cookie"]).decode("latin-1")
+
+
+def _header(scope: Scope, wanted: bytes) -> str:
+    return b", ".join([value for name, value in scope["headers"] if name == wanted]).decode("latin-1")
+
+
+def _request_info(scope: Scope, trusted_proxies: int) -> RequestInfo:
     client = scope.get("client")
-    info = RequestInfo(
+    proto = _header(scope, b"x-forwarded-proto") if trusted_proxies else None
+    return RequestInfo(
         path=_path(scope),
         method=scope.get("method", "WEBSOCKET"),
-        secure=is_secure(scope.get("scheme", "http"), proto.replace(";", ","), trusted_proxies),
-        user_agent=agent or None,
+        secure=is_secure(scope.get("scheme", "http"), proto, trusted_proxies),
+        user_agent=_header(scope, b"user-agent") or None,
         ip_address=client[0] if client else None,
     )
-    return cookies, info
 
 
-class _Exchange(AbstractAsyncContextManager["_Exchange"]):
+class _Exchange:
     """One request and its response, or one websocket."""
 
-    def __init__(
-        self,
-        manager: SessionManager,
-        session: Session,
-        info: RequestInfo,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-    ) -> None:
-        self._manager, self._session, self._info = manager, session, info
-        self._scope, self._receive, self._send = scope, receive, send
+    def __init__(self, manager: SessionManager, session: Session, scope: Scope, receive: Receive, send: Send) -> None:
+        self._manager, self._session, self._state = manager, session, state_of(session)
+        self._request, self._receive, self._send = scope, receive, send
+        self.scope = {**scope, "session": session}
         self._websocket = scope["type"] == "websocket"
         self._left = self._replaced = self._disconnected = self._server_error = False
         self._cookie: str | None = None
-        state_of(session).save = self._save
+        self._state.save = self._save
 
     @property
-    def _failed(self) -> bool:
-        return state_of(self._session).refused
+    def idle(self) -> bool:
+        """Whether the app left its session alone, and no work waits for the end of the response."""
+        state = self._state
+        if state.touched or self.scope.get("session") is not self._session:
+            return False
+        return not (state.tickets and self._manager.pending)
+
+    # -- what the app calls ----------------------------------------------------------------------------------------
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -138,21 +142,33 @@ class _Exchange(AbstractAsyncContextManager["_Exchange"]):
         return message
 
     async def send(self, message: Message) -> None:
-        kind = message["type"]
         if self._replaced:
             return
-        if kind in _START or kind == "websocket.accept":
-            await self._leave(message)
-        elif kind in _END and not message.get("more_body", False):
+        kind = message["type"]
+        if kind in _START:
+            self._server_error = message.get("status", 200) >= 500
+            if not self.idle:
+                await self._leave(message)
+                return
+            self._left = True
+        elif kind in _END and not message.get("more_body", False) and not self.idle:
             await self._commit_rest()
             await self._send(message)
             await self._after_response()
-        else:
-            await self._send(message)
+            return
+        await self._send(message)
+
+    async def _save(self) -> None:
+        self._take_replacement()
+        cookie = await self._manager.commit(self._session, self._info, headers_left=self._left)
+        self._cookie = cookie or self._cookie
+        await self._after_response()
+
+    # -- what comes of it ------------------------------------------------------------------------------------------
 
     async def finish(self) -> None:
         """The app has returned: write what it changed since, and answer for it if it could not."""
-        if self._failed and not self._left:
+        if self._state.refused and not self._left:
             await self._replace()
         elif self._left or self._websocket:
             await self._commit_rest()
@@ -160,12 +176,9 @@ class _Exchange(AbstractAsyncContextManager["_Exchange"]):
         else:
             await self._drop_changes()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> bool:
-        if not isinstance(error, Exception):
-            return False
-        if self._failed and not self._left:
+    async def replaces(self, error: Exception) -> bool:
+        """Whether a 503 takes the place of what the app raised, for want of a session; if not, its changes go."""
+        if self._state.refused and not self._left:
             return True
         # A websocket ends by an exception when the browser leaves: that is no failure of the app.
         if self._disconnected:
@@ -175,51 +188,45 @@ class _Exchange(AbstractAsyncContextManager["_Exchange"]):
         return False
 
     async def _leave(self, message: Message) -> None:
-        self._server_error = message.get("status", 200) >= 500
-        if not self._failed:
-            with suppress(StoreError):
-                await self._commit()
-        if self._failed:
+        """Commit what the app did with its session, then let the headers go."""
+        self._cookie = await self._commit() or self._cookie
+        if self._state.refused:
             await self._replace()
-            return
-        self._left = True
-        texts = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in message.get("headers", [])]
-        accessed = state_of(self._session).accessed
-        headers = session_headers(texts, accessed=accessed, set_cookie=self._cookie)
-        await self._send({**message, "headers": _encoded(headers)})
+        else:
+            self._left = True
+            await self._send(self._with_session_headers(message))
 
-    async def _commit(self) -> None:
-        self._take_replacement()
+    async def _commit(self) -> str | None:
+        if self._state.refused:
+            return None
         commit = self._manager.commit_logout if self._server_error else self._manager.commit
-        self._cookie = await commit(self._session, self._info) or self._cookie
-
-    async def _save(self) -> None:
-        self._take_replacement()
-        cookie = await self._manager.commit(self._session, self._info, headers_left=self._left)
-        self._cookie = cookie or self._cookie
-        await self._after_response()
+        try:
+            self._take_replacement()
+            return await commit(self._session, self._info)
+        except StoreError:
+            return None  # where that means a 503, the manager has noted it
 
     async def _commit_rest(self) -> None:
         if self._server_error:
             await self._drop_changes()
         elif not self._replaced:
             self._take_replacement()
-            await self._manager.commit(self._session, self._info, headers_left=True)
+            await self._manager.commit(self._session, headers_left=True)
 
     async def _drop_changes(self) -> None:
         """The app failed: only a logout counts."""
-        with suppress(StoreError):
-            await self._manager.commit_logout(self._session, self._info)
+        if self._state.touched:
+            with suppress(StoreError):
+                await self._manager.commit_logout(self._session)
 
     def _take_replacement(self) -> None:
         """The app may have put another mapping in the session's place."""
-        current = self._scope.get("session")
+        current = self.scope.get("session")
         if current is not self._session and isinstance(current, Mapping):
             self._session.assign(current)
 
     async def _after_response(self) -> None:
-        state = state_of(self._session)
-        if (state.tickets or state.touched) and self._manager.pending:
+        if (self._state.tickets or self._state.touched) and self._manager.pending:
             await self._manager.after_response()
 
     async def _replace(self) -> None:
@@ -227,14 +234,31 @@ class _Exchange(AbstractAsyncContextManager["_Exchange"]):
         self._replaced = self._left = True
         prefix = ""
         if self._websocket:
-            if "websocket.http.response" not in self._scope.get("extensions", {}):
+            if "websocket.http.response" not in self._request.get("extensions", {}):
                 await self._send({"type": "websocket.close", "code": _TRY_AGAIN_LATER})
                 return
             prefix = "websocket."
         headers = _encoded(UNAVAILABLE_HEADERS)
         await self._send({"type": f"{prefix}http.response.start", "status": UNAVAILABLE_STATUS, "headers": headers})
-        body = b"" if self._info.method == "HEAD" else UNAVAILABLE_BODY
+        body = b"" if self._request.get("method") == "HEAD" else UNAVAILABLE_BODY
         await self._send({"type": f"{prefix}http.response.body", "body": body})
+
+    def _with_session_headers(self, message: Message) -> Message:
+        accessed = self._state.accessed
+        if not (accessed or self._cookie):
+            return message
+        headers, caching = [], []
+        for name, value in message.get("headers", ()):
+            if name.lower() in _CACHING:
+                caching.append((name.decode("latin-1"), value.decode("latin-1")))
+            else:
+                headers.append((name, value))
+        headers += _encoded(session_headers(caching, accessed=accessed, set_cookie=self._cookie))
+        return {**message, "headers": headers}
+
+    @property
+    def _info(self) -> RequestInfo:
+        return _request_info(self._request, self._manager.settings.trusted_proxies)
 
 
 def _encoded(headers: list[tuple[str, str]]) -> list[tuple[bytes, bytes]]:

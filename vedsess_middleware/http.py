@@ -1,8 +1,9 @@
 """What HTTP asks of a response that has to do with a session; the same for WSGI and ASGI."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 __all__ = [
+    "CACHING",
     "UNAVAILABLE_BODY",
     "UNAVAILABLE_HEADERS",
     "UNAVAILABLE_STATUS",
@@ -10,6 +11,11 @@ __all__ = [
     "is_secure",
     "session_headers",
 ]
+
+_STORING = frozenset({"cache-control", "expires", "pragma"})
+
+CACHING = _STORING | {"vary"}
+"""The headers of an app, in lower case, that `session_headers` looks at: all others stay as they are."""
 
 UNAVAILABLE_STATUS = 503
 UNAVAILABLE_BODY = b"The session store cannot be reached.  Your session is kept: please try again in a moment.\n"
@@ -42,36 +48,30 @@ def is_secure(scheme: str, forwarded_proto: str | None, trusted_proxies: int) ->
     return scheme in ("https", "wss")
 
 
-def session_headers(
-    headers: Iterable[tuple[str, str]], *, accessed: bool, set_cookie: str | None
-) -> list[tuple[str, str]]:
+def session_headers(headers: list[tuple[str, str]], *, accessed: bool, set_cookie: str | None) -> list[tuple[str, str]]:
     """The response headers with what the use of a session adds.
 
     A response that was made by looking into a session varies by cookie.  One that sets a cookie must not be stored by
     anybody (ASVS 14.3.2, CVE-2023-30861).
+
+    Args:
+        headers: of the app; those that are not in `CACHING` make no difference.
+        accessed: the app looked into the session.
+        set_cookie: what to set, if anything.
     """
-    result = list(headers)
-    if accessed or set_cookie:
-        result = _vary_by_cookie(result)
+    if not (accessed or set_cookie):
+        return headers
+    caching = [(name.lower(), value.lower()) for name, value in headers if name.lower() in CACHING]
+    added = []
+    if _tokens(caching, "vary").isdisjoint(("cookie", "*")):
+        added.append(("Vary", "Cookie"))
     if set_cookie:
-        result = [*_not_stored(result), ("Set-Cookie", set_cookie)]
-    return result
+        if "no-store" not in _tokens(caching, "cache-control"):
+            headers = [pair for pair in headers if pair[0].lower() not in _STORING]
+            added.append(("Cache-Control", "no-store, private"))
+        added.append(("Set-Cookie", set_cookie))
+    return headers + added
 
 
-def _values(headers: Iterable[tuple[str, str]], name: str) -> list[str]:
-    values = (value for found, value in headers if found.lower() == name)
-    return [part.strip().lower() for value in values for part in value.split(",")]
-
-
-def _vary_by_cookie(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    varies = _values(headers, "vary")
-    if "cookie" in varies or "*" in varies:
-        return headers
-    return [*headers, ("Vary", "Cookie")]
-
-
-def _not_stored(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    if "no-store" in _values(headers, "cache-control"):
-        return headers
-    others = [(name, value) for name, value in headers if name.lower() not in ("cache-control", "expires", "pragma")]
-    return [*others, ("Cache-Control", "no-store, private")]
+def _tokens(headers: list[tuple[str, str]], name: str) -> set[str]:
+    return {token.strip() for found, value in headers if found == name for token in value.split(",")}

@@ -17,7 +17,7 @@ from vedsess_middleware.http import (
 )
 from vedsess_middleware.manager import SessionManager
 from vedsess_middleware.request import RequestInfo
-from vedsess_middleware.session import state_of
+from vedsess_middleware.session import Session, state_of
 from vedsess_middleware.settings import Settings
 
 if TYPE_CHECKING:
@@ -55,10 +55,12 @@ class SessionMiddleware:
         self.manager = configured_manager(config, options, is_async=False)
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        excluded = self.manager.settings.exclude
+        manager, excluded = self.manager, self.manager.settings.exclude
         if excluded and is_excluded(_path(environ), excluded):
             return self.app(environ, start_response)
-        response = _Response(self.manager, environ, start_response)
+        request = environ.copy()  # the app may change its own
+        session = environ[ENVIRON_KEY] = manager.begin(environ.get("HTTP_COOKIE", ""))
+        response = _Response(manager, session, request, start_response)
         try:
             body = self.app(environ, response.start)
         except BaseException as error:
@@ -86,12 +88,12 @@ def _request_info(environ: "WSGIEnvironment", trusted_proxies: int) -> RequestIn
 class _Response:
     """One response: holds the app's headers back until the session is committed."""
 
-    def __init__(self, manager: SessionManager, environ: "WSGIEnvironment", start_response: "StartResponse") -> None:
-        self._manager, self._start_response = manager, start_response
-        self._environ = environ.copy()  # as it came: the app may change its own
-        self._session = environ[ENVIRON_KEY] = manager.begin(environ.get("HTTP_COOKIE", ""))
-        self._state = state_of(self._session)
-        self._state.save = self._save
+    def __init__(
+        self, manager: SessionManager, session: Session, request: "WSGIEnvironment", start_response: "StartResponse"
+    ) -> None:
+        self._manager, self._session, self._state = manager, session, state_of(session)
+        self._request, self._start_response = request, start_response
+        self._save_later, self._state.save = self._state.save, self._save
         self._status, self._headers, self._exc_info = "", [], ()  # type: tuple[str, _Headers, tuple[_ExcInfo, ...]]
         self._server_write: Callable[[bytes], object] | None = None
         self._cookie: str | None = None
@@ -129,18 +131,20 @@ class _Response:
     def leave(self) -> None:
         """Commit what the app did with its session, then give the headers to the server."""
         if self._state.touched:
-            self._commit()
+            self._cookie = self._commit() or self._cookie
             self.replaced = self._state.refused
         if not (self._status or self.replaced):
             raise RuntimeError("the app sent a body before it called start_response")
         self._send_headers()
 
-    def _commit(self) -> None:
+    def _commit(self) -> str | None:
         if self._state.refused:
-            return
+            return None
         commit = self._manager.commit_logout if self._status[:1] == "5" else self._manager.commit
-        with suppress(StoreError):
-            self._cookie = run_blocking(commit(self._session, self._info)) or self._cookie
+        try:
+            return run_blocking(commit(self._session, self._info))
+        except StoreError:
+            return None  # where that means a 503, the manager has noted it
 
     def _send_headers(self) -> None:
         status, headers = self._status, self._headers
@@ -156,12 +160,12 @@ class _Response:
 
     @property
     def _info(self) -> RequestInfo:
-        return _request_info(self._environ, self._manager.settings.trusted_proxies)
+        return _request_info(self._request, self._manager.settings.trusted_proxies)
 
     @property
     def replacement(self) -> bytes:
         """The body of the 503."""
-        return b"" if self._environ["REQUEST_METHOD"] == "HEAD" else UNAVAILABLE_BODY
+        return b"" if self._request["REQUEST_METHOD"] == "HEAD" else UNAVAILABLE_BODY
 
     # -- what comes after the headers, or in their place -----------------------------------------------------------
 
@@ -215,11 +219,12 @@ class _Response:
             _close(body)
             return [self.replacement]
         if not self.pending:
+            self._state.save = self._save_later  # no cycle: all of this goes with the request
             return body
         return _List(self, body) if listed else _Body(self, body)
 
     def _is_file(self, body: Iterable[bytes]) -> bool:
-        wrapper = self._environ.get("wsgi.file_wrapper")
+        wrapper = self._request.get("wsgi.file_wrapper")
         return isinstance(wrapper, type) and isinstance(body, wrapper)
 
 
