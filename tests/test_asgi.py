@@ -194,6 +194,21 @@ def test_cookies_may_come_in_several_headers(manager: SessionManager) -> None:
     asyncio.run(scenario())
 
 
+def test_a_session_is_loaded_before_the_app_and_only_where_a_genuine_cookie_came(
+    manager: SessionManager, spy: Spy
+) -> None:
+    async def scenario() -> None:
+        seen: list[list[str]] = []
+        for cookies in (await begun(manager, n=1), "", "vedsess=forged"):
+            spy.calls.clear()
+            await serve(
+                manager, answering(lambda scope: seen.append(list(spy.calls)), start(), body()), cookies=cookies
+            )
+        assert seen == [["load"], [], []]
+
+    asyncio.run(scenario())
+
+
 # -- messages ----------------------------------------------------------------------------------------------------------
 
 
@@ -228,6 +243,7 @@ def test_an_untouched_request_asks_nothing_of_the_manager_however_it_ends(spy: S
         manager = Counting(spy)
         cookies = await begun(manager, n=1) if genuine else ""
         manager.asked.clear()
+        spy.busy = not genuine  # what waits for the end of a response waits for one that had a session
         for steps in ((start(), body(more=True), body()), (start(500), body()), (start(), fail), (fail,), ()):
             with suppress(Broken):
                 await serve(manager, answering(*steps), cookies=cookies)
