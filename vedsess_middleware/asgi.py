@@ -118,21 +118,22 @@ class _Exchange:
     """One request and its response, or one websocket."""
 
     def __init__(self, manager: SessionManager, session: Session, scope: Scope, receive: Receive, send: Send) -> None:
-        self._manager, self._session, self._state = manager, session, state_of(session)
+        state = state_of(session)
+        self._manager, self._session, self._state = manager, session, state
         self._request, self._receive, self._send = scope, receive, send
         self.scope = {**scope, "session": session}
         self._websocket = scope["type"] == "websocket"
+        self._had_session = state.ticket is not None or state.failure is not None
         self._left = self._replaced = self._disconnected = self._server_error = False
         self._cookie: str | None = None
-        self._state.save = self._save
+        state.save = self._save
 
     @property
     def idle(self) -> bool:
         """Whether the app left its session alone, and no work waits for the end of the response."""
-        state = self._state
-        if state.touched or self.scope.get("session") is not self._session:
+        if self._state.touched or self.scope.get("session") is not self._session:
             return False
-        return not (state.tickets and self._manager.pending)
+        return not (self._had_session and self._manager.pending)
 
     # -- what the app calls ----------------------------------------------------------------------------------------
 
@@ -226,7 +227,7 @@ class _Exchange:
             self._session.assign(current)
 
     async def _after_response(self) -> None:
-        if (self._state.tickets or self._state.touched) and self._manager.pending:
+        if (self._had_session or self._state.touched) and self._manager.pending:
             await self._manager.after_response()
 
     async def _replace(self) -> None:
