@@ -5,7 +5,7 @@ import socket
 import socketserver
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -515,8 +515,11 @@ class Undying(MemoryStore):
 class Idle(MemoryStore):
     """Is never brought up to date."""
 
-    def mirror(self, key: str, record: Record) -> Record:
+    def mirror(self, key: str, record: Record, *, before: Record | None = None) -> Record:
         return record
+
+    def mirror_all(self, records: Mapping[str, Record]) -> dict[str, Record]:
+        return dict(records)
 
 
 class Listing(MemoryStore):

@@ -1,6 +1,7 @@
 """What only SQL can show: statements, transactions, the table on first use, locks, lost connections."""
 
 import asyncio
+import itertools
 import json
 import sqlite3
 import subprocess
@@ -65,10 +66,10 @@ class Clock:
 
 @dataclass(slots=True)
 class Ledger:
-    """What an engine sent: the statements, without those that only begin, and how many transactions."""
+    """What an engine sent: the statements, without those that only begin, and in how many visits."""
 
     statements: list[str] = field(default_factory=list)
-    transactions: int = 0
+    visits: int = 0
 
     def listen(self, engine: Engine | AsyncEngine) -> None:
         target = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
@@ -80,13 +81,13 @@ class Ledger:
             self.statements.append(statement)
 
     def _begin(self, _connection: Any) -> None:
-        self.transactions += 1
+        self.visits += 1
 
     def taken(self) -> tuple[int, int]:
-        """How many statements and transactions there were since the last time."""
-        counts = len(self.statements), self.transactions
+        """How many statements and visits there were since the last time."""
+        counts = len(self.statements), self.visits
         self.statements.clear()
-        self.transactions = 0
+        self.visits = 0
         return counts
 
 
@@ -149,6 +150,9 @@ def written(at: float, version: Version, **values: str) -> Record:
 
 AT = now()
 ADA = a_record(AT, user_id="ada")
+KNOWN = a_record(AT).born(Version(1, 0)).used(AT + 100.0)
+FOURTH, FIFTH, SIXTH = (written(AT, Version(1, number), a=str(number)) for number in (4, 5, 6))
+MANY = written(AT, Version(0, 1), n="1")
 OPERATIONS: dict[str, tuple[int, Callable[[Subject], Coroutine[Any, Any, Any]]]] = {
     "create": (1, lambda store: store.create(KEY, a_record(AT))),
     "load of nothing": (1, lambda store: store.load(OTHER, at=AT, refresh=60.0)),
@@ -156,26 +160,36 @@ OPERATIONS: dict[str, tuple[int, Callable[[Subject], Coroutine[Any, Any, Any]]]]
     "load when a use is due": (1, lambda store: store.load(KEY, at=AT + 100.0, refresh=60.0)),
     "after response": (1, lambda store: store.after_response()),
     "after another": (0, lambda store: store.after_response()),
-    "update": (2, lambda store: store.update(KEY, a_delta(AT, put={"b": "2"}))),
+    "update of what was loaded": (
+        1,
+        lambda store: store.update(KEY, a_delta(AT + 100.0, loaded=KNOWN, put={"c": "3"})),
+    ),
+    "update": (2, lambda store: store.update(KEY, a_delta(AT + 100.0, put={"b": "2"}))),
     "update of nothing": (1, lambda store: store.update(OTHER, a_delta(AT, put={"b": "2"}))),
     "merge into nothing": (2, lambda store: store.merge(OTHER, written(AT, Version(0, 1), a="1"))),
     "merge of news": (2, lambda store: store.merge(OTHER, written(AT, Version(0, 2), a="2"))),
     "merge of what is known": (1, lambda store: store.merge(OTHER, written(AT, Version(0, 1), a="1"))),
     "take over": (2, lambda store: store.take_over(OTHER, a_delta(AT, put={"b": "2"}))),
-    "owe": (4, lambda store: store.owe({KEY: ADA, OTHER: written(AT, Version(4, 4))})),
+    "owe": (2, lambda store: store.owe({KEY: ADA, OTHER: written(AT, Version(4, 4))})),
     "owed": (1, lambda store: store.owed({KEY, OTHER})),
     "poll": (1, lambda store: store.poll()),
     "first epoch": (1, lambda store: store.set_epoch("one", missing="")),
     "next epoch": (1, lambda store: store.set_epoch("two", missing="one")),
     "poll with an epoch": (1, lambda store: store.poll()),
     "paid": (1, lambda store: store.paid(OTHER, Version(4, 4), record=written(AT, Version(4, 4)), epoch="two")),
-    "paid under any epoch": (1, lambda store: store.paid(KEY, Version(2, 0), record=ADA, epoch="")),
+    "paid under any epoch": (1, lambda store: store.paid(KEY, Version(3, 0), record=ADA, epoch="")),
     "mirror of nothing": (2, lambda store: store.mirror(key("m"), written(AT, Version(1, 1), a="1"))),
     "mirror of news": (2, lambda store: store.mirror(key("m"), written(AT, Version(1, 2), a="2"))),
     "mirror of what is known": (1, lambda store: store.mirror(key("m"), written(AT, Version(1, 1), a="1"))),
+    "mirror after a right guess": (
+        1,
+        lambda store: store.mirror(key("m"), FOURTH, before=written(AT, Version(1, 2), a="2")),
+    ),
+    "mirror after a wrong guess": (3, lambda store: store.mirror(key("m"), FIFTH, before=ADA)),
+    "mirror of many": (3, lambda store: store.mirror_all({key(f"m{n}"): MANY for n in range(9)} | {key("m"): SIXTH})),
     "mirror of what is owed then": (2, lambda store: store.mirror(key("m"), written(AT, Version(0, 9), b="9"))),
-    "claim": (1, lambda store: store.claim(key("m"), Version(1, 2))),
-    "forget": (1, lambda store: store.forget(key("m"), Version(2, 9))),
+    "claim": (1, lambda store: store.claim(key("m0"), Version(0, 1))),
+    "forget": (1, lambda store: store.forget(key("m0"), Version(1, 1))),
     "replace": (4, lambda store: store.replace(KEY, THIRD, ADA, at=AT, until=AT + IDLE)),
     "replace of an ended one": (2, lambda store: store.replace(KEY, key("x"), ADA, at=AT, until=AT + IDLE)),
     "records of a user": (1, lambda store: store.records_of("ada", at=AT)),
@@ -188,7 +202,7 @@ OPERATIONS: dict[str, tuple[int, Callable[[Subject], Coroutine[Any, Any, Any]]]]
 
 
 @driven
-async def test_every_operation_is_one_transaction_of_few_statements(store: Subject, ledger: Ledger) -> None:
+async def test_every_operation_is_one_visit_of_few_statements(store: Subject, ledger: Ledger) -> None:
     for name, (statements, operation) in OPERATIONS.items():
         await operation(store)
         assert ledger.taken() == (statements, min(statements, 1)), name
@@ -450,14 +464,14 @@ async def test_a_copy_mends_a_row_that_is_no_session(store: Subject, url: str) -
 async def test_a_poll_reads_once_and_names_no_more_than_it_can(store: Subject, ledger: Ledger) -> None:
     at = now()
     rows = [to_row(f"{number:064x}", a_tombstone(at), dirty=True) for number in range(1001)]
-    await store._write(lambda connection: connection.execute(insert(sessions), rows[:1000]))
+    await store._visit(lambda connection: connection.execute(insert(sessions), rows[:1000]))
     await store.set_epoch("one", missing="")
     ledger.taken()
     news = await store.poll()
     assert ledger.statements[0].split()[0] == "SELECT"
     assert ledger.taken() == (1, 1)
     assert (news.epoch, len(news.dirty), news.complete) == ("one", 1000, True)
-    await store._write(lambda connection: connection.execute(insert(sessions), rows[1000:]))
+    await store._visit(lambda connection: connection.execute(insert(sessions), rows[1000:]))
     news = await store.poll()
     assert (news.epoch, news.complete) == ("one", False)
     assert len(news.dirty) >= 1000
@@ -620,43 +634,63 @@ def behind_proxy(kind: str, url: str, proxy: Proxy) -> Iterator[Subject]:
 
 
 @on_postgres
-def test_a_commit_whose_reply_was_lost_is_found_again(behind_proxy: Subject, proxy: Proxy) -> None:
-    store, at = behind_proxy, now()
+def test_a_write_whose_reply_was_lost_is_found_again(behind_proxy: Subject, proxy: Proxy) -> None:
+    store, at, owing = behind_proxy, now(), key("owed")
 
-    def losing(call: Coroutine[Any, Any, Any]) -> Any:
-        proxy.lose_reply_to = b"COMMIT"
+    def losing(what: bytes, call: Coroutine[Any, Any, Any]) -> Any:
+        proxy.lose_reply_to = what
         answer = store.run(call)
         assert proxy.lose_reply_to is None
         return answer
 
-    def values(name: str) -> Any:
-        return store.run(store.load(name, at=at, refresh=NEVER)).values
+    def row(name: str) -> Any:
+        return store.run(store.load(name, at=at, refresh=NEVER))
 
-    assert losing(store.create(KEY, a_record(at, user_id="ada"))) == (1, 0)
-    losing(store.update(KEY, a_delta(at, put={"b": "2"})))
-    assert values(KEY) == {"a": "1", "b": "2"}
-    assert losing(store.replace(KEY, OTHER, a_record(at), at=at, until=at + IDLE)) == (1, 0)
-    assert values(OTHER) == {"a": "1"}
+    assert losing(b"1.0:1", store.create(KEY, a_record(at, user_id="ada"))) == (1, 0)
+    losing(b"2.0:2", store.update(KEY, a_delta(at, put={"b": "2"})))
+    assert row(KEY).values == {"a": "1", "b": "2"}
+    losing(b'"c":"', store.update(KEY, a_delta(at, loaded=row(KEY), put={"c": "3"})))
+    assert row(KEY).values == {"a": "1", "b": "2", "c": "3"}
+    assert losing(b"COMMIT", store.replace(KEY, OTHER, a_record(at), at=at, until=at + IDLE)) == (1, 0)
+    assert row(OTHER).values == {"a": "1"}
     login = store.replace(OTHER, THIRD, a_record(at), at=at, until=at + IDLE, even_if_gone=True)
-    assert losing(login) == (1, 0)
-    assert values(THIRD) == {"a": "1"}
-    assert losing(store.end([THIRD, key("new")], at=at, until=at + IDLE)) == [THIRD, key("new")]
-    losing(store.owe({key("owed"): written(at, Version(0, 3), a="1")}))
-    assert store.run(store.poll()).dirty == {key("owed")}
-    losing(store.mirror(key("owed"), written(at, Version(0, 4), b="2")))
-    owed = store.run(store.owed([key("owed")]))[key("owed")]
+    assert losing(b"COMMIT", login) == (1, 0)
+    assert row(THIRD).values == {"a": "1"}
+    assert losing(b"COMMIT", store.end([THIRD, key("new")], at=at, until=at + IDLE)) == [THIRD, key("new")]
+    losing(b"0.3:1", store.owe({owing: written(at, Version(0, 3), a="1")}))
+    assert store.run(store.poll()).dirty == {owing}
+    losing(b"0.4:2", store.mirror(owing, written(at, Version(0, 4), b="2")))
+    owed = store.run(store.owed([owing]))[owing]
     assert (owed.values, owed.version) == ({"a": "1", "b": "2"}, (1, 4)), "counted once"
-    losing(store.paid(key("owed"), owed.version, record=owed, epoch=""))
+    losing(b"0.4:2", store.paid(owing, owed.version, record=owed, epoch=""))
     assert store.run(store.poll()).dirty == frozenset()
-    losing(store.forget(key("owed"), owed.version))
-    assert store.run(store.load(key("owed"), at=at, refresh=NEVER)) is None
+    losing(owing.encode(), store.forget(owing, owed.version))
+    assert row(owing) is None
+
+
+@on_postgres
+@pytest.mark.parametrize("guessed", [True, False])
+def test_a_copy_whose_reply_was_lost_is_followed_once(behind_proxy: Subject, proxy: Proxy, guessed: bool) -> None:
+    store, at = behind_proxy, now()
+    first, second = written(at, Version(0, 1), a="1"), written(at, Version(0, 2), a="2")
+    store.run(store.mirror(KEY, first))
+    proxy.lose_reply_to = b"0.2:2"
+    assert store.run(store.mirror(KEY, second, before=first if guessed else None)) == second
+    assert proxy.lose_reply_to is None
+    assert store.run(store.load(KEY, at=at, refresh=NEVER)) == second
+    assert store.run(store.poll()).dirty == frozenset()
+    many = {key(f"n{number}"): written(at, Version(0, 3), a="3") for number in range(5)} | {KEY: second}
+    proxy.lose_reply_to = b"COMMIT"
+    assert store.run(store.mirror_all(many)) == many
+    assert proxy.lose_reply_to is None
+    assert store.run(store.poll()).dirty == frozenset()
 
 
 @on_postgres
 def test_a_claim_whose_reply_was_lost_is_a_claim_that_nobody_has(behind_proxy: Subject, proxy: Proxy) -> None:
     store = behind_proxy
     store.run(store.mirror(KEY, written(now(), Version(1, 1), a="1")))
-    proxy.lose_reply_to = b"COMMIT"
+    proxy.lose_reply_to = KEY.encode()
     assert store.run(store.claim(KEY, Version(1, 1))) is None
     assert proxy.lose_reply_to is None
     assert store.run(store.claim(KEY, Version(2, 1))) == (3, 1)
@@ -668,10 +702,88 @@ def test_who_set_an_epoch_hears_so_though_the_reply_was_lost(behind_proxy: Subje
     store = behind_proxy
     if missing:
         store.run(store.set_epoch(missing, missing=""))
-    proxy.lose_reply_to = b"COMMIT"
-    assert store.run(store.set_epoch("new", missing=missing))
+    proxy.lose_reply_to = b"brandnew"
+    assert store.run(store.set_epoch("brandnew", missing=missing))
     assert proxy.lose_reply_to is None
-    assert store.run(store.poll()).epoch == "new"
+    assert store.run(store.poll()).epoch == "brandnew"
+
+
+# -- round trips -------------------------------------------------------------------------------------------------------
+
+
+@on_postgres
+def test_a_read_costs_one_round_trip_and_so_does_a_write_whose_row_is_known(
+    behind_proxy: Subject, proxy: Proxy
+) -> None:
+    store, at = behind_proxy, now()
+    version = itertools.count(1)
+
+    def copy() -> Record:
+        number = next(version)
+        return written(at, Version(0, number), a=str(number))
+
+    def known(**options: Any) -> Coroutine[Any, Any, Any]:
+        return store.mirror(KEY, copy(), before=store.run(store.peek(KEY)), **options)
+
+    def loaded() -> Coroutine[Any, Any, Any]:
+        record = store.run(store.load(OTHER, at=at, refresh=NEVER))
+        return store.update(OTHER, a_delta(at, loaded=record, put={"n": str(next(version))}))
+
+    store.run(store.create(OTHER, a_record(at)))
+    calls: dict[str, tuple[int, Callable[[], Coroutine[Any, Any, Any]]]] = {
+        "create": (1, lambda: store.create(key(f"n{next(version)}"), a_record(at))),
+        "peek": (1, lambda: store.peek(KEY)),
+        "poll": (1, store.poll),
+        "records of a user": (1, lambda: store.records_of("ada", at=at)),
+        "owed": (1, lambda: store.owed([KEY])),
+        "claim": (1, lambda: store.claim(KEY, Version(7, 7))),
+        "mirror of what is known": (1, known),
+        "update of what was loaded": (1, loaded),
+        "mirror": (2, lambda: store.mirror(KEY, copy())),
+        "take over": (2, lambda: store.take_over(OTHER, a_delta(at, put={"b": "2"}))),
+        "mirror of many": (6, lambda: store.mirror_all({key(f"m{number}"): copy() for number in range(64)})),
+    }
+    for _ in range(8):  # until every statement is prepared
+        for _, call in calls.values():
+            store.run(call())
+    for name, (trips, call) in calls.items():
+        made = call()
+        with proxy.counting() as taken:
+            store.run(made)
+        assert taken[0] <= trips, name
+
+
+CUT_SHORT: dict[str, Callable[[SQLStore], Coroutine[Any, Any, Any]]] = {
+    "a read": lambda store: store.peek(KEY),
+    "a write": lambda store: store.mirror(KEY, written(AT, Version(0, 2))),
+    "a transaction": lambda store: store.end([KEY], at=AT, until=AT + IDLE),
+}
+
+
+@pytest.mark.parametrize("call", CUT_SHORT.values(), ids=CUT_SHORT)
+@pytest.mark.parametrize("kind", POSTGRES[1:], indirect=True)
+def test_a_cancelled_operation_ends_at_once_and_leaves_the_pool_usable(
+    kind: str, new_url: str, postgres: PostgresServer, call: Callable[[SQLStore], Coroutine[Any, Any, Any]]
+) -> None:
+    with opened(kind, new_url, timeout=60.0) as store:
+        store.run(store.create(KEY, a_record(AT)))
+        with psycopg.connect(new_url) as connection:
+            query = (
+                b"SELECT pid FROM pg_stat_activity WHERE application_name = 'vedsess' AND datname = current_database()"
+            )
+            [(pid,)] = connection.execute(query).fetchall()
+        postgres.freeze_backend(pid)
+
+        async def impatient() -> None:
+            async with asyncio.timeout(0.1):
+                await call(store.raw)
+
+        started_at = time.monotonic()
+        with pytest.raises(TimeoutError):
+            store.run(impatient())
+        assert time.monotonic() - started_at < 5.0
+        assert store.run(store.peek(KEY)).values == {"a": "1"}
+        assert store.raw._engine.pool.checkedout() == 0
 
 
 # -- event loops -------------------------------------------------------------------------------------------------------

@@ -270,11 +270,19 @@ class Secondary(Store, Protocol):
     def set_epoch(self, epoch: str, *, missing: str) -> Maybe[bool]:
         """Replace the epoch that was found missing, or "" for the first one.  False: another process was quicker."""
 
-    def mirror(self, key: str, record: Record) -> Maybe[Record]:
+    def mirror(self, key: str, record: Record, *, before: Record | None = None) -> Maybe[Record]:
         """Merge what the primary holds into the record here, and return that.
 
         Where each had something that the other lacked, the result is dirty.
+
+        Args:
+            key: whose.
+            record: what the primary holds.
+            before: what is here, probably: a guess that is right saves a look, and a wrong one changes nothing.
         """
+
+    def mirror_all(self, records: Mapping[str, Record]) -> Maybe[dict[str, Record]]:
+        """The same for many, at the cost of few: all of them, or none."""
 
     def claim(self, key: str, version: Version) -> Maybe[Version | None]:
         """Give a copy that is about to be made a count of its own: None if the record is not at this version."""

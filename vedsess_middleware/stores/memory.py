@@ -216,11 +216,14 @@ class MemoryStore:
             self._news.append(epoch)
             return True
 
-    def mirror(self, key: str, record: Record) -> Record:
+    def mirror(self, key: str, record: Record, *, before: Record | None = None) -> Record:
         with self._lock:
             row = self._records.get(key)
             self._records[key] = both = mirrored(row, record) if row else record.replace(dirty=False)
             return both
+
+    def mirror_all(self, records: Mapping[str, Record]) -> dict[str, Record]:
+        return {key: self.mirror(key, record) for key, record in records.items()}
 
     def claim(self, key: str, version: Version) -> Version | None:
         with self._lock:

@@ -6,6 +6,7 @@ one that does not listen.  So it is for SQLite, psycopg and asyncpg; over PyMySQ
 for itself.  Two waits remain the system's: the look-up of a host name by a blocking engine, and a disk that hangs.
 
 No connection is pinged before use: it may be dead, and then the caller repeats once (`was_disconnected`).
+Drivers are left in autocommit, and transactions are begun by us (`doors`).
 An asyncio engine belongs to one event loop.
 """
 
@@ -33,6 +34,7 @@ from vedsess_middleware.stores.sql.bounded import (
     ends_at,
     psycopg_classes,
 )
+from vedsess_middleware.stores.sql.doors import begin_transactions, for_writes, is_marked
 from vedsess_middleware.stores.sql.faults import is_locked, is_missing_table, translate, was_deadlock, was_disconnected
 
 __all__ = [
@@ -47,9 +49,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-AnyEngine = TypeVar("AnyEngine", Engine, AsyncEngine)
 
-_WRITE = "vedsess_write"
 _ENDS_AT = "vedsess_budget_ends_at"
 
 # Blocking drivers and asyncio drivers, the default first.
@@ -85,15 +85,6 @@ def async_engine(url: str, *, timeout: float = 1.0) -> AsyncEngine:
     engine = _create(create_async_engine, url, timeout, is_async=True)
     _listen(engine.sync_engine, timeout)
     return engine
-
-
-def for_writes(engine: AnyEngine) -> AnyEngine:
-    """The same engine over the same pool, for transactions that will write.
-
-    On SQLite they take the write lock when they begin (`BEGIN IMMEDIATE`).  A plain transaction that reads and then
-    writes fails as `locked` if anyone wrote in between, whatever the timeout.  Other databases see no difference.
-    """
-    return engine.execution_options(**{_WRITE: True})
 
 
 def _create(create: Callable[..., T], text: str, timeout: float, *, is_async: bool) -> T:
@@ -141,14 +132,14 @@ def _connect_args(url: URL, timeout: float, *, is_async: bool) -> dict[str, Any]
             settings = {name: str(value) for name, value in _server_settings(timeout).items()}
             return {"async_creator_fn": connect_asyncpg, "server_settings": settings | {"application_name": "vedsess"}}
         case "asyncmy":
-            return {"connect_timeout": timeout, "read_timeout": timeout}
-    return {"connect_timeout": timeout, "read_timeout": timeout, "write_timeout": timeout}
+            return {"autocommit": True, "connect_timeout": timeout, "read_timeout": timeout}
+    return {"autocommit": True, "connect_timeout": timeout, "read_timeout": timeout, "write_timeout": timeout}
 
 
 def _psycopg_args(url: URL, timeout: float, *, is_async: bool) -> dict[str, Any]:
     own = [f"-c {name}={value}" for name, value in _server_settings(timeout).items()]
     args: dict[str, Any] = {"fallback_application_name": "vedsess", "keepalives_idle": 30}
-    args = {name: value for name, value in args.items() if name not in url.query}
+    args = {"autocommit": True} | {name: value for name, value in args.items() if name not in url.query}
     args["options"] = " ".join([*own, *url.normalized_query.get("options", ())])
     args["connect_timeout"] = max(2, math.ceil(timeout))
     if is_async:
@@ -180,6 +171,7 @@ def _listen(engine: Engine, timeout: float) -> None:
         case "asyncpg":
             event.listen(engine, "checkin", _stop_budget)
             event.listen(engine, "handle_error", _name_timeout)
+    begin_transactions(engine)
     _engines.add(engine)
 
 
@@ -200,12 +192,9 @@ def _listen_sqlite(engine: Engine, timeout: float) -> None:
         cursor.close()
 
     @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        if connection.get_execution_options().get(_WRITE):
+    def keep_to_budget(connection: Connection) -> None:
+        if is_marked(connection):
             _shorten_busy_timeout(connection, timeout)
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-        else:
-            connection.exec_driver_sql("BEGIN")
 
     event.listen(engine, "do_connect", _create_sqlite_file)
 

@@ -1,7 +1,9 @@
-"""The SQL store: one row per session, every change one short transaction.  Alone, or behind Redis."""
+"""The SQL store: one row per session, every change one statement or one short transaction.  Alone, or behind Redis."""
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, Self, TypeVar
 
@@ -10,10 +12,11 @@ from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, S
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from vedsess_middleware.concurrency import PerLoop
-from vedsess_middleware.errors import SessionExists, StoreUnavailable
+from vedsess_middleware.errors import CorruptRecord, SessionExists, StoreUnavailable
 from vedsess_middleware.stores.contract import News, Stats, Written
 from vedsess_middleware.stores.record import Delta, Record, Version
-from vedsess_middleware.stores.sql import engines, work
+from vedsess_middleware.stores.sql import changes, engines, work
+from vedsess_middleware.stores.sql.doors import Doors
 from vedsess_middleware.stores.sql.tables import instant, metadata, sessions
 
 __all__ = ["SQLStore"]
@@ -21,7 +24,6 @@ __all__ = ["SQLStore"]
 T = TypeVar("T")
 
 _Work = Callable[[Connection], T]
-_key = sessions.c.session_id
 _FLUSH_EVERY = 1.0
 _MOST_TRIES = 5
 _MOST_USES = 10_000
@@ -50,8 +52,13 @@ class SQLStore:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.is_async = not isinstance(engine, Engine)
-        self._per_loop = None if isinstance(engine, Engine | AsyncEngine) else PerLoop(engine)
         self._engine = engine
+        self._doors: Doors | PerLoop[Doors]
+        if isinstance(engine, Engine | AsyncEngine):
+            self._doors = Doors.of(engine)
+        else:
+            make = engine
+            self._doors = PerLoop(lambda: Doors.of(make()))
         self._timeout, self._clock = timeout, clock
         self._used: dict[str, Record] = {}
         self._flush_at = 0.0
@@ -87,7 +94,7 @@ class SQLStore:
             return None
         if record.last_activity + refresh < at:
             self._used[key] = record = record.used(at)
-        return record.replace(served_by=self.name, stale=not record.version.covers(token))
+        return replace(record, served_by=self.name, stale=not record.version.covers(token))
 
     async def create(self, key: str, record: Record) -> Version:
         record = record.born(Version(1, 0))
@@ -115,10 +122,10 @@ class SQLStore:
             work.end(connection, keys=[old_key], at=at, until=until, dirty=dirty)
             return True
 
-        return record.version if await self._insert(new_key, both, record) else None
+        return record.version if await self._insert(new_key, both, record, alone=False) else None
 
     async def update(self, key: str, delta: Delta) -> Written | None:
-        return await self._write(partial(work.update, key=key, delta=delta))
+        return await self._change(key, partial(changes.written, delta=delta), guess=delta.loaded)
 
     async def end(
         self,
@@ -131,27 +138,25 @@ class SQLStore:
         dirty: bool = False,
     ) -> list[str]:
         ending = partial(work.end, keys=keys, user_id=user_id, keep=keep, at=at, until=until, dirty=dirty)
-        return await self._merge(ending)
+        return await self._transact(ending)
 
     async def merge(self, key: str, record: Record) -> Record:
-        return await self._merge(partial(work.merge, key=key, record=record))
+        return await self._change(key, partial(changes.brought_together, record=record))
 
     async def records_of(self, user_id: str, *, at: float) -> dict[str, Record]:
-        c = sessions.c
-        query = select(sessions).where(c.user_id == user_id, c.is_active, c.expires_at > instant(at))
-        return await self._read(partial(work.records, query=query))
+        return await self._visit(partial(work.records_of, user_id=user_id, at=at))
 
     async def stats(self, *, at: float) -> Stats:
         c = sessions.c
         query = select(func.count(), func.count(c.user_id.distinct())).where(c.is_active, c.expires_at > instant(at))
-        active, users = await self._read(lambda connection: connection.execute(query).one())
+        active, users = await self._visit(lambda connection: connection.execute(query).one())
         dirty = select(func.count()).where(c.dirty)
-        owed = await self._read(lambda connection: connection.execute(dirty).scalar_one())
+        owed = await self._visit(lambda connection: connection.execute(dirty).scalar_one())
         return Stats(store=self.name, active=active, users=users, details={"rows that Redis may not know": owed})
 
     async def cleanup(self, *, at: float) -> int:
         statement = delete(sessions).where(sessions.c.expires_at <= instant(at))
-        return await self._write(lambda connection: connection.execute(statement).rowcount)
+        return await self._visit(lambda connection: connection.execute(statement).rowcount)
 
     async def after_response(self) -> None:
         if not self.pending:
@@ -159,22 +164,20 @@ class SQLStore:
         used, self._used = self._used, {}
         self._flush_at = self._clock() + _FLUSH_EVERY
         try:
-            await self._write(partial(work.note_uses, used=used))
+            await self._visit(partial(work.note_uses, used=used), alone=len(used) == 1)
         except StoreUnavailable:
             if len(used) < _MOST_USES:
                 self._used = {**used, **self._used}
             raise
 
     async def close(self) -> None:
-        engine = self._per_loop.pop() if self._per_loop else self._engine
-        if isinstance(engine, AsyncEngine):
-            await engine.dispose()
-        elif isinstance(engine, Engine):
-            engine.dispose()
+        doors = self._doors.pop() if isinstance(self._doors, PerLoop) else self._doors
+        if doors is not None:
+            await doors.close()
 
     async def has_table(self) -> bool:
         """Whether the tables are there; makes nothing."""
-        return await self._read(lambda connection: all(map(inspect(connection).has_table, metadata.tables)))
+        return await self._visit(lambda connection: all(map(inspect(connection).has_table, metadata.tables)))
 
     async def create_tables(self) -> None:
         """Make the tables where they are not there."""
@@ -186,84 +189,89 @@ class SQLStore:
     # -- as a secondary --------------------------------------------------------------------------------------------
 
     async def take_over(self, key: str, delta: Delta) -> Written | None:
-        return await self._merge(partial(work.take_over, key=key, delta=delta))
+        return await self._change(key, partial(changes.taken_over, delta=delta))
 
     async def owe(self, records: Mapping[str, Record]) -> None:
-        def every(connection: Connection) -> None:
-            for key, record in records.items():
-                work.merge(connection, key=key, record=record, dirty=True)
-
-        await self._merge(every)
+        wanted = {key: partial(changes.brought_together, record=record, dirty=True) for key, record in records.items()}
+        if len(wanted) == 1:
+            await self._change(*wanted.popitem())
+        else:
+            await self._transact(partial(work.change_all, changes=wanted))
 
     async def owed(self, keys: Collection[str]) -> dict[str, Record]:
-        query = select(sessions).where(sessions.c.dirty, _key.in_(keys))
-        return await self._read(partial(work.records, query=query))
+        return await self._visit(partial(work.owed, keys=keys))
 
     async def paid(self, key: str, version: Version, *, record: Record, epoch: str) -> None:
-        await self._write(partial(work.pay, key=key, version=version, record=record, epoch=epoch))
+        await self._visit(partial(work.pay, key=key, version=version, record=record, epoch=epoch))
 
     async def buried(self, keys: Collection[str], *, epoch: str) -> None:
-        await self._write(partial(work.bury, keys=keys, epoch=epoch))
+        await self._visit(partial(work.bury, keys=keys, epoch=epoch))
 
     async def forget(self, key: str, version: Version) -> None:
-        c = sessions.c
-        statement = delete(sessions).where(_key == key, c.s == version.s, c.r == version.r)
-        await self._write(lambda connection: connection.execute(statement))
+        await self._visit(partial(work.forget, key=key, version=version))
 
     async def peek(self, key: str) -> Record | None:
-        return await self._read(partial(work.find, key=key))
+        return await self._visit(partial(work.find, key=key))
 
     async def poll(self) -> News:
-        return await self._read(work.poll)
+        return await self._visit(work.poll)
 
     async def set_epoch(self, epoch: str, *, missing: str) -> bool:
         try:
-            done = await self._write(partial(work.set_epoch, epoch=epoch, missing=missing))
+            done = await self._visit(partial(work.set_epoch, epoch=epoch, missing=missing))
         except IntegrityError:
             done = False
         # Somebody was quicker, or it was done and the answer was lost.
         return done or (await self.poll()).epoch == epoch
 
-    async def mirror(self, key: str, record: Record) -> Record:
-        return await self._merge(partial(work.mirror, key=key, record=record))
+    async def mirror(self, key: str, record: Record, *, before: Record | None = None) -> Record:
+        return await self._change(key, partial(changes.mirrored, record=record), guess=before)
+
+    async def mirror_all(self, records: Mapping[str, Record]) -> dict[str, Record]:
+        wanted = {key: partial(changes.mirrored, record=record) for key, record in records.items()}
+        return await self._transact(partial(work.change_all, changes=wanted))
 
     async def claim(self, key: str, version: Version) -> Version | None:
-        return await self._write(partial(work.claim, key=key, version=version))
+        return await self._visit(partial(work.claim, key=key, version=version))
 
     def note_use(self, key: str, record: Record) -> None:
         self._used[key] = record
 
-    # -- transactions ----------------------------------------------------------------------------------------------
+    # -- visits ----------------------------------------------------------------------------------------------------
 
-    async def _read(self, task: _Work[T]) -> T:
-        return await self._attempt(task, write=False)
+    async def _change(self, key: str, change: changes.Change[T], *, guess: Record | None = None) -> T:
+        """Change a row without a transaction, or with one where somebody else was at it, or where it is unreadable."""
+        with engines.budget(self._timeout):
+            with suppress(IntegrityError, CorruptRecord):
+                step = await self._visit(partial(work.try_change, key=key, change=change, guess=guess))
+                if step is not None:
+                    return step.answer
+            return await self._transact(partial(work.change, key=key, change=change))
 
-    async def _write(self, task: _Work[T]) -> T:
-        return await self._attempt(task, write=True)
-
-    async def _merge(self, task: _Work[T]) -> T:
+    async def _transact(self, task: _Work[T]) -> T:
         """For work that reads, then inserts: where somebody inserts in between, the second try finds the row."""
         try:
-            return await self._attempt(task, write=True)
+            return await self._visit(task, alone=False)
         except IntegrityError:
-            return await self._attempt(task, write=True)
+            return await self._visit(task, alone=False)
 
-    async def _insert(self, key: str, task: _Work[bool], record: Record) -> bool:
+    async def _insert(self, key: str, task: _Work[bool], record: Record, *, alone: bool = True) -> bool:
         try:
-            return await self._attempt(task, write=True)
+            return await self._visit(task, alone=alone)
         except IntegrityError as error:
             # A repeat after a lost answer meets its own row.
-            if await self._read(partial(work.find, key=key)) != record:
+            if await self._visit(partial(work.find, key=key)) != record:
                 raise SessionExists("a record exists under this key") from error
             return True
 
-    async def _attempt(self, task: _Work[T], *, write: bool) -> T:
+    async def _visit(self, task: _Work[T], *, alone: bool = True) -> T:
+        """Do this on a connection; `alone`: each statement is a transaction of its own."""
         with engines.budget(self._timeout):
             tries = 0
             while True:
                 tries += 1
                 try:
-                    return await self._begin(task, write=write)
+                    return await self._enter(task, alone=alone)
                 except (SQLAlchemyError, OSError) as error:
                     if not await self._mended(error, tries):
                         raise engines.translate(error, "session table") from error
@@ -280,18 +288,13 @@ class SQLStore:
             raise engines.translate(other, "session table") from other
         return True
 
-    async def _begin(self, task: _Work[T], *, write: bool) -> T:
-        engine = self._per_loop.get() if self._per_loop else self._engine
-        if isinstance(engine, AsyncEngine):
-            async with (engines.for_writes(engine) if write else engine).begin() as connection:
-                return await connection.run_sync(task)
-        assert isinstance(engine, Engine)
-        with (engines.for_writes(engine) if write else engine).begin() as blocking:
-            return task(blocking)
+    async def _enter(self, task: _Work[T], *, alone: bool) -> T:
+        doors = self._doors.get() if isinstance(self._doors, PerLoop) else self._doors
+        return await doors.enter(task, alone=alone)
 
     async def _make_tables(self) -> None:
         try:
-            await self._begin(metadata.create_all, write=True)
+            await self._enter(metadata.create_all, alone=False)
         except (IntegrityError, ProgrammingError, OperationalError):
             # Another process was making it at the same time: then it is there now, and else this says why not.
-            await self._begin(metadata.create_all, write=True)
+            await self._enter(metadata.create_all, alone=False)

@@ -4,8 +4,10 @@ Column names are those of the seed application.  `session_id` is the key, never 
 that is not active is a tombstone.  `s` and `r` are the version; `fields` is a JSON object of `stamp:JSON` by name.
 """
 
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -15,7 +17,9 @@ from sqlalchemy.dialects import mysql
 from vedsess_middleware.errors import CorruptRecord
 from vedsess_middleware.stores.record import Field, Record, Version
 
-__all__ = ["facts", "frame", "from_row", "instant", "metadata", "sessions", "to_row"]
+__all__ = ["changing", "facts", "frame", "from_row", "instant", "metadata", "sessions", "to_row"]
+
+_1970 = datetime(1970, 1, 1)
 
 metadata = MetaData()
 """Our own: an app's migrations may merge it, and never meet it by accident."""
@@ -58,7 +62,7 @@ facts = Table(
 
 def instant(at: float) -> datetime:
     """Epoch seconds as the table holds them."""
-    return datetime.fromtimestamp(at, UTC).replace(tzinfo=None)
+    return _1970 + timedelta(seconds=at)
 
 
 def to_row(key: str, record: Record, *, dirty: bool) -> dict[str, Any]:
@@ -68,22 +72,29 @@ def to_row(key: str, record: Record, *, dirty: bool) -> dict[str, Any]:
         "user_id": record.user_id,
         "session_fingerprint": record.session_fingerprint,
         "created_at": instant(record.created_at),
-        "updated_at": instant(record.updated_at),
-        "last_activity": instant(record.last_activity),
-        "expires_at": instant(record.expires_at),
         "is_active": not record.gone,
         "user_agent": record.user_agent,
         "ip_address": record.ip_address,
         "idle_timeout": record.idle_timeout,
         "deadline_at": instant(record.deadline_at),
-        "s": record.version.s,
-        "r": record.version.r,
-        "dirty": dirty,
-        "fields": msgspec.json.encode({name: str(item) for name, item in record.fields.items()}).decode(),
+        **changing(record, dirty=dirty),
     }
 
 
-def from_row(row: Mapping[Any, Any]) -> Record:
+def changing(record: Record, *, dirty: bool) -> dict[str, Any]:
+    """The values of the columns that change while a session lives; the others it has from its birth."""
+    return {
+        "updated_at": instant(record.updated_at),
+        "last_activity": instant(record.last_activity),
+        "expires_at": instant(record.expires_at),
+        "s": record.version.s,
+        "r": record.version.r,
+        "dirty": dirty,
+        "fields": _text(record.fields),
+    }
+
+
+def from_row(row: Sequence[Any]) -> Record:
     """Read a row.
 
     Raises:
@@ -93,33 +104,52 @@ def from_row(row: Mapping[Any, Any]) -> Record:
     if record.gone:
         return record
     try:
-        texts = msgspec.json.decode(row["fields"], type=dict[str, str])
-        return record.replace(fields={name: Field.parse(text) for name, text in texts.items()})
+        return replace(record, fields=_fields(row[-1]))
     except ValueError as error:
         raise CorruptRecord("a row of the session table is not a session") from error
 
 
-def frame(row: Mapping[Any, Any]) -> Record:
+def frame(row: Sequence[Any]) -> Record:
     """Read a row without its fields: that works whatever is in them."""
-    version = Version(row["s"], row["r"])
-    if not row["is_active"]:
-        ended = Record.tombstone(version=version, at=_epoch(row["updated_at"]), until=_epoch(row["expires_at"]))
-        return ended.replace(dirty=row["dirty"])
+    _, user, fingerprint, created, updated, used, expires, active, agent, address, idle, deadline, s, r, dirty, _ = row
+    if not active:
+        ended = Record.tombstone(version=Version(s, r), at=_epoch(updated), until=_epoch(expires))
+        return replace(ended, dirty=dirty)
     return Record(
-        version=version,
-        created_at=_epoch(row["created_at"]),
-        updated_at=_epoch(row["updated_at"]),
-        last_activity=_epoch(row["last_activity"]),
-        expires_at=_epoch(row["expires_at"]),
-        idle_timeout=row["idle_timeout"],
-        deadline_at=_epoch(row["deadline_at"]),
-        user_id=row["user_id"],
-        session_fingerprint=row["session_fingerprint"],
-        user_agent=row["user_agent"],
-        ip_address=row["ip_address"],
-        dirty=row["dirty"],
+        version=Version(s, r),
+        created_at=_epoch(created),
+        updated_at=_epoch(updated),
+        last_activity=_epoch(used),
+        expires_at=_epoch(expires),
+        idle_timeout=idle,
+        deadline_at=_epoch(deadline),
+        user_id=user,
+        session_fingerprint=fingerprint,
+        user_agent=agent,
+        ip_address=address,
+        dirty=dirty,
     )
 
 
 def _epoch(moment: datetime) -> float:
-    return moment.replace(tzinfo=UTC).timestamp()
+    return (moment - _1970).total_seconds()
+
+
+def _text(fields: Mapping[str, Field]) -> str:
+    """One text for the same fields, whatever order they come in: rows are compared by it."""
+    return _encode({name: f"{s}.{r}:{value or ''}" for name, ((s, r), value) in fields.items()}).decode()
+
+
+def _fields(text: str) -> dict[str, Field]:
+    found = {}
+    for name, item in _decode(text).items():
+        stamp, colon, value = item.partition(":")
+        if not colon:
+            raise ValueError("a field is a stamp, a colon and a value")
+        found[name] = Field(_stamp(stamp), value or None)
+    return found
+
+
+_encode = msgspec.json.Encoder(order="sorted").encode
+_decode = msgspec.json.Decoder(dict[str, str]).decode
+_stamp = lru_cache(4096)(Version.parse)

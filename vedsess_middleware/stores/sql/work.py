@@ -1,159 +1,154 @@
-"""What a transaction does, as functions over a blocking `Connection`: both colours of engine run them."""
+"""What a visit to the database does, as functions over a blocking `Connection`: both colours of engine run them."""
 
 from collections.abc import Collection, Mapping, Sequence
-from functools import reduce
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, case, null, or_, select, union_all
-from sqlalchemy import insert as insert_into
-from sqlalchemy import update as update_rows
+from sqlalchemy import Connection, Row, Select
 
 from vedsess_middleware.errors import CorruptRecord
-from vedsess_middleware.stores.contract import News, Written
-from vedsess_middleware.stores.record import Delta, Record, Version, mirrored
-from vedsess_middleware.stores.record import merge as merged
-from vedsess_middleware.stores.sql.tables import facts, frame, from_row, instant, sessions, to_row
+from vedsess_middleware.stores.contract import News
+from vedsess_middleware.stores.record import Record, Version
+from vedsess_middleware.stores.sql import statements
+from vedsess_middleware.stores.sql.changes import Change, Step
+from vedsess_middleware.stores.sql.tables import changing, frame, from_row, instant, to_row
 
 __all__ = [
     "bury",
+    "change",
+    "change_all",
     "claim",
     "end",
     "find",
+    "forget",
     "insert",
-    "merge",
-    "mirror",
     "note_uses",
+    "owed",
     "pay",
     "poll",
-    "records",
+    "records_of",
     "set_epoch",
-    "take_over",
-    "update",
+    "try_change",
 ]
 
-_MOST_DIRTY = 1000
+T = TypeVar("T")
 
-_c = sessions.c
-_FIND = select(sessions).where(_c.session_id == bindparam("key"))
-_LOCK = _FIND.with_for_update()
-_EPOCH = facts.c.name == "epoch"
-_DIRTY = select(_c.session_id).where(_c.dirty).limit(_MOST_DIRTY + 1).subquery()
-_POLL = union_all(
-    select(facts.c.name, facts.c.value).where(_EPOCH),
-    select(_DIRTY.c.session_id, null()),
-)
-_NOTE_USE = (
-    update_rows(sessions)
-    .where(_c.session_id == bindparam("key"), _c.is_active, _c.last_activity < bindparam("used_at"))
-    .values(last_activity=bindparam("used_at"), expires_at=bindparam("ends_at"))
-)
+
+# -- one row -----------------------------------------------------------------------------------------------------------
 
 
 def find(connection: Connection, *, key: str, lock: bool = False) -> Record | None:
     """The record, or None.  `lock` holds the row until the transaction ends, and takes an unreadable one for empty."""
-    row = connection.execute(_LOCK if lock else _FIND, {"key": key}).mappings().one_or_none()
+    row = connection.execute(statements.LOCK if lock else statements.FIND, {"key": key}).one_or_none()
     if row is None:
         return None
-    return (_readable(row) or frame(row)) if lock else from_row(row)
-
-
-def records(connection: Connection, *, query: Select[Any]) -> dict[str, Record]:
-    """The readable records of a query by key."""
-    found = ((row["session_id"], _readable(row)) for row in connection.execute(query).mappings())
-    return {key: record for key, record in found if record is not None}
+    return _held(row) if lock else from_row(row)
 
 
 def insert(connection: Connection, *, key: str, record: Record, dirty: bool = False) -> bool:
     """A new row."""
-    connection.execute(insert_into(sessions), to_row(key, record, dirty=dirty))
+    connection.execute(statements.INSERT, to_row(key, record, dirty=dirty))
     return True
 
 
-def update(connection: Connection, *, key: str, delta: Delta) -> Written | None:
-    """Write a delta to a live row."""
-    record = find(connection, key=key, lock=True)
-    if record is None or record.expires_at <= delta.at:
-        return None
-    if record.gone:
-        return Written(gone=True, version=record.version)
-    return _write(connection, key, record, delta, dirty=record.dirty)
+def try_change(connection: Connection, *, key: str, change: Change[T], guess: Record | None = None) -> Step[T] | None:
+    """Carry out a change without a transaction, each statement by itself; None: somebody else was at that row.
 
-
-def take_over(connection: Connection, *, key: str, delta: Delta) -> Written | None:
-    """Write a delta to the row merged with what the request had loaded, and mark it dirty."""
-    record = find(connection, key=key, lock=True)
-    known = [each for each in (record, delta.loaded) if each is not None]
-    newest = reduce(merged, known) if known else None
-    if newest is None or newest.expires_at <= delta.at:
-        return None
-    if newest.gone:
-        return Written(gone=True, version=newest.version)
-    return _write(connection, key, newest, delta, dirty=True, new=record is None)
-
-
-def merge(connection: Connection, *, key: str, record: Record, dirty: bool = False) -> Record:
-    """Bring the row and the record together; a row that knows it all already is not written."""
-    row = find(connection, key=key, lock=True)
+    A row is replaced only where all of it that ever changes is still what the decision was made from, compared by the
+    database in the statement that replaces it.  So it does not matter when that was read, nor whether it was merely
+    guessed, and a repeat after a lost answer finds nothing to replace.
+    """
+    if guess is not None:
+        step = change(guess)
+        if _swapped(connection, key, guess, step):
+            return step
+    row = find(connection, key=key)
+    step = change(row)
+    if step.record is None:
+        return step
     if row is None:
-        insert(connection, key=key, record=record, dirty=dirty)
-        return record
-    both = merged(row, record)
-    if both != row or dirty > row.dirty:
-        _store(connection, key, both, dirty=dirty or row.dirty)
-    return both
+        insert(connection, key=key, record=step.record, dirty=step.dirty)
+        return step
+    return step if _swapped(connection, key, row, step) else None
 
 
-def mirror(connection: Connection, *, key: str, record: Record) -> Record:
-    """Merge what the primary holds into the row; a row that knows it all already is not written."""
+def change(connection: Connection, *, key: str, change: Change[T]) -> T:
+    """Carry out a change of a row that is held meanwhile."""
     row = find(connection, key=key, lock=True)
-    if row is None:
-        insert(connection, key=key, record=record)
-        return record
-    both = mirrored(row, record)
-    if both != row or both.dirty != row.dirty:
-        _store(connection, key, both, dirty=both.dirty)
-    return both
+    step = change(row)
+    if step.record is not None:
+        if row is None:
+            insert(connection, key=key, record=step.record, dirty=step.dirty)
+        else:
+            _store(connection, key, step.record, dirty=step.dirty)
+    return step.answer
+
+
+def change_all(connection: Connection, *, changes: Mapping[str, Change[T]]) -> dict[str, T]:
+    """Carry out a change of each of these rows, which are held meanwhile."""
+    keys = sorted(changes)
+    rows = {row[0]: _held(row) for row in connection.execute(statements.LOCK_ALL, {"keys": statements.padded(keys)})}
+    steps = {key: changes[key](rows.get(key)) for key in keys}
+    stored = [(key, step.record, step.dirty) for key, step in steps.items() if step.record is not None]
+    if updates := [_values(key, record, dirty=dirty) for key, record, dirty in stored if key in rows]:
+        connection.execute(statements.STORE, updates)
+    if inserts := [to_row(key, record, dirty=dirty) for key, record, dirty in stored if key not in rows]:
+        connection.execute(statements.INSERT, inserts)
+    return {key: step.answer for key, step in steps.items()}
 
 
 def claim(connection: Connection, *, key: str, version: Version) -> Version | None:
     """Count one more write, if the row is still at this version and nothing of it is owed."""
     claimed = version._replace(s=version.s + 1)
-    still = _c.session_id == key, _c.s == version.s, _c.r == version.r, _c.is_active, ~_c.dirty
-    count = connection.execute(update_rows(sessions).where(*still).values(s=claimed.s)).rowcount
+    count = connection.execute(statements.CLAIM, {**_at(key, version), "new_s": claimed.s}).rowcount
     return claimed if count else None
 
 
 def pay(connection: Connection, *, key: str, version: Version, record: Record, epoch: str) -> None:
     """Store what the primary holds now, and clear the mark: in one statement, for neither may have moved."""
-    values = to_row(key, record, dirty=False)
-    del values["session_id"]
-    for name in ("last_activity", "expires_at"):  # a use is no write, and moves no version
-        values[name] = case((_c[name] > values[name], _c[name]), else_=values[name])
-    still = _c.session_id == key, _c.s == version.s, _c.r == version.r, *([_is_epoch(epoch)] if epoch else [])
-    connection.execute(update_rows(sessions).where(*still).values(**values))
+    values = {**_values(key, record, dirty=False), **_at(key, version)}
+    if epoch:
+        connection.execute(statements.PAY_UNDER, {**values, "epoch": epoch})
+    else:
+        connection.execute(statements.PAY, values)
+
+
+def forget(connection: Connection, *, key: str, version: Version) -> None:
+    """Remove a row that is still at this version."""
+    connection.execute(statements.FORGET, _at(key, version))
+
+
+# -- many --------------------------------------------------------------------------------------------------------------
+
+
+def owed(connection: Connection, *, keys: Collection[str]) -> dict[str, Record]:
+    """The readable ones of these that are dirty."""
+    return _records(connection, statements.OWED, {"keys": statements.padded(keys)})
+
+
+def records_of(connection: Connection, *, user_id: str, at: float) -> dict[str, Record]:
+    """The readable live records of a user."""
+    return _records(connection, statements.OF_USER, {"user": user_id, "now": instant(at)})
 
 
 def bury(connection: Connection, *, keys: Collection[str], epoch: str) -> None:
     """Clear the mark of tombstones: they never change again."""
-    ended = _c.session_id.in_(keys), ~_c.is_active, _is_epoch(epoch)
-    connection.execute(update_rows(sessions).where(*ended).values(dirty=False))
+    connection.execute(statements.BURY, {"keys": statements.padded(keys), "epoch": epoch})
 
 
 def poll(connection: Connection) -> News:
     """The epoch and the dirty keys."""
-    rows = connection.execute(_POLL).all()
+    rows = connection.execute(statements.POLL).all()
     dirty = frozenset(key for key, value in rows if value is None)
     epoch = next((value for _, value in rows if value is not None), "")
-    return News(epoch=epoch, dirty=dirty, complete=len(dirty) <= _MOST_DIRTY)
+    return News(epoch=epoch, dirty=dirty, complete=len(dirty) <= statements.MOST_DIRTY)
 
 
 def set_epoch(connection: Connection, *, epoch: str, missing: str) -> bool:
     """Replace the epoch, if nobody has.  A first one fails as a row that is there already."""
     if not missing:
-        connection.execute(insert_into(facts), {"name": "epoch", "value": epoch})
+        connection.execute(statements.SET_FIRST_EPOCH, {"name": "epoch", "value": epoch})
         return True
-    statement = update_rows(facts).where(and_(_EPOCH, facts.c.value == missing)).values(value=epoch)
-    return bool(connection.execute(statement).rowcount)
+    return bool(connection.execute(statements.SET_EPOCH, {"epoch": epoch, "missing": missing}).rowcount)
 
 
 def end(
@@ -167,11 +162,12 @@ def end(
     dirty: bool = False,
 ) -> list[str]:
     """Leave tombstones."""
-    named: ColumnElement[bool] = _c.session_id.in_(keys)
-    if user_id is not None:
-        named = or_(named, (_c.user_id == user_id) & _c.is_active & (_c.session_id != (keep or "")))
-    query = select(sessions).where(named).with_for_update()
-    rows = {row["session_id"]: frame(row) for row in connection.execute(query).mappings()}
+    named: dict[str, Any] = {"keys": statements.padded(keys)}
+    if user_id is None:
+        found = connection.execute(statements.NAMED, named)
+    else:
+        found = connection.execute(statements.NAMED_OR_OF_USER, {**named, "user": user_id, "keep": keep or ""})
+    rows = {row[0]: frame(row) for row in found}
     for key, record in rows.items():
         if not record.gone:
             version = Version(record.version.s + 1, record.version.r)
@@ -190,32 +186,53 @@ def note_uses(connection: Connection, *, used: Mapping[str, Record]) -> None:
         {"key": key, "used_at": instant(record.last_activity), "ends_at": instant(record.expires_at)}
         for key, record in sorted(used.items())  # in one order, so that no two processes lock each other out
     ]
-    connection.execute(_NOTE_USE, rows)
+    connection.execute(statements.NOTE_USE, rows)
 
 
-def _is_epoch(epoch: str) -> ColumnElement[bool]:
-    return select(facts.c.value).where(_EPOCH, facts.c.value == epoch).exists()
+# -- parts -------------------------------------------------------------------------------------------------------------
 
 
-def _readable(row: Mapping[Any, Any]) -> Record | None:
+def _held(row: Row[Any]) -> Record:
+    return _readable(row) or frame(row)
+
+
+def _readable(row: Row[Any]) -> Record | None:
     try:
         return from_row(row)
     except CorruptRecord:
         return None
 
 
-def _write(
-    connection: Connection, key: str, record: Record, delta: Delta, *, dirty: bool, new: bool = False
-) -> Written:
-    record = record.written(delta, Version(record.version.s + 1, record.version.r))
-    if new:
-        insert(connection, key=key, record=record, dirty=dirty)
-    else:
-        _store(connection, key, record, dirty=dirty)
-    return Written(version=record.version, record=record)
+def _records(connection: Connection, query: Select[Any], values: dict[str, Any]) -> dict[str, Record]:
+    found = ((row[0], _readable(row)) for row in connection.execute(query, values))
+    return {key: record for key, record in found if record is not None}
+
+
+def _at(key: str, version: Version) -> dict[str, Any]:
+    return {"key": key, "at_s": version.s, "at_r": version.r}
+
+
+def _values(key: str, record: Record, *, dirty: bool) -> dict[str, Any]:
+    values = {f"new_{name}": value for name, value in to_row(key, record, dirty=dirty).items()}
+    values["key"] = values.pop("new_session_id")
+    return values
 
 
 def _store(connection: Connection, key: str, record: Record, *, dirty: bool) -> None:
-    values = to_row(key, record, dirty=dirty)
-    del values["session_id"]
-    connection.execute(update_rows(sessions).where(_c.session_id == key).values(**values))
+    connection.execute(statements.STORE, _values(key, record, dirty=dirty))
+
+
+def _swapped(connection: Connection, key: str, row: Record, step: Step[Any]) -> bool:
+    """Replace a row that is still this one; not where it ends, or where it says of its birth what the other did not."""
+    record = step.record
+    if record is None or row.gone or _birth(row) != _birth(record):
+        return False
+    values = {f"old_{name}": value for name, value in changing(row, dirty=row.dirty).items()}
+    values |= {f"new_{name}": value for name, value in changing(record, dirty=step.dirty).items()}
+    return bool(connection.execute(statements.SWAP, {"key": key, **values}).rowcount)
+
+
+def _birth(record: Record) -> tuple[object, ...]:
+    """What a session has for as long as it lives."""
+    labels = record.user_id, record.session_fingerprint, record.user_agent, record.ip_address
+    return record.gone, record.created_at, record.idle_timeout, record.deadline_at, *labels
