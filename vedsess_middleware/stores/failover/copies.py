@@ -1,7 +1,7 @@
 """Records that the primary took and the secondary has yet to get."""
 
 import threading
-from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 from vedsess_middleware.stores.record import Record, merge
@@ -12,10 +12,17 @@ _MOST = 10_000
 
 
 class Copy(NamedTuple):
-    """A record to copy; `due` is what the primary lists it under, 0: nothing."""
+    """A record to copy.
+
+    Attributes:
+        record: what the primary holds.
+        due: what the primary lists it under; 0: nothing.
+        before: what the secondary holds, probably.
+    """
 
     record: Record
     due: int
+    before: Record | None = None
 
 
 class Copies:
@@ -37,26 +44,25 @@ class Copies:
         copy = self._waiting.get(key)
         return copy.record if copy else None
 
-    def add(self, key: str, record: Record, due: int) -> Copy:
+    def add(self, key: str, record: Record, due: int, before: Record | None = None) -> Copy:
         """Owe a copy; merged with one that waits already.  Of too many, the oldest goes: the primary lists it."""
         with self._lock:
             known = self._waiting.pop(key, None)
-            copy = Copy(merge(known.record, record), due or known.due) if known else Copy(record, due)
+            copy = Copy(record, due, before)
+            if known is not None:
+                copy = Copy(merge(known.record, record), due or known.due, known.before)
             self._waiting[key] = copy
             if len(self._waiting) > _MOST:
                 del self._waiting[next(iter(self._waiting))]
         return copy
 
-    def take(self, limit: int) -> Iterator[tuple[str, Copy]]:
-        """Some, one by one, the newest first, and none that somebody is copying.  `leave` each."""
-        for _ in range(min(len(self._waiting), limit)):
-            with self._lock:
-                waiting = reversed(self._waiting.items())
-                found = next((item for item in waiting if self._under_way.get(item[0]) is not item[1]), None)
-                if found is None:
-                    return
-                self._under_way[found[0]] = found[1]
-            yield found
+    def take(self, limit: int) -> list[tuple[str, Copy]]:
+        """Some, the newest first, and none that somebody is copying.  `leave` each."""
+        with self._lock:
+            free = (item for item in reversed(self._waiting.items()) if self._under_way.get(item[0]) is not item[1])
+            taken = list(islice(free, limit))
+            self._under_way.update(taken)
+        return taken
 
     def leave(self, key: str, copy: Copy) -> None:
         """Nobody is copying this one any more."""

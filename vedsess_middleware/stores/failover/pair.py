@@ -1,7 +1,7 @@
 """The two stores, each behind its circuit, and what this process knows of them."""
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Literal, NamedTuple, TypeVar
 
@@ -180,12 +180,22 @@ class Pair:
 
     async def copy(self, key: str, copy: Copy) -> Record:
         """Give the secondary its copy, and return what it holds then."""
-        row = await self.second.ask(lambda: self.secondary.mirror(key, copy.record))
+        row = await self.second.ask(partial(self.secondary.mirror, key, copy.record, before=copy.before))
+        self._landed(key, copy, row)
+        return row
+
+    async def copy_all(self, batch: Mapping[str, Copy]) -> None:
+        """Give the secondary all of these copies, or none."""
+        records = {key: copy.record for key, copy in batch.items()}
+        rows = await self.second.ask(partial(self.secondary.mirror_all, records))
+        for key, copy in batch.items():
+            self._landed(key, copy, rows[key])
+
+    def _landed(self, key: str, copy: Copy, row: Record) -> None:
         self.copies.done(key, copy)
         if copy.due:
             self.primary.confirm(key, copy.due)
         self.note(key, row)
-        return row
 
     def note(self, key: str, row: Record) -> None:
         """A row that has become dirty: no copy of it may be trusted before it is drained."""

@@ -8,9 +8,10 @@ from contextlib import contextmanager, suppress
 from functools import partial
 
 from vedsess_middleware.errors import CorruptRecord, EpochMissing, StoreUnavailable
-from vedsess_middleware.events import CopyOwed, CopyPickedUp, RecordDrained, StoreRecovered, StoreRefenced
+from vedsess_middleware.events import CopyPickedUp, RecordDrained, StoreRecovered, StoreRefenced
 from vedsess_middleware.stores.contract import Primary
 from vedsess_middleware.stores.failover.copies import Copy
+from vedsess_middleware.stores.failover.copying import Copier
 from vedsess_middleware.stores.failover.pair import Pair
 from vedsess_middleware.stores.failover.trust import Missing
 from vedsess_middleware.stores.record import Record
@@ -31,7 +32,7 @@ class Upkeep:
     """
 
     def __init__(self, pair: Pair) -> None:
-        self._pair = pair
+        self._pair, self._copier = pair, Copier(pair)
         self._lock, self._claim = threading.Lock(), object()
         self._claimed_until = self._fence_at = self._look_at = -math.inf
         self._listed: dict[str, int] = {}
@@ -73,27 +74,13 @@ class Upkeep:
         pair = self._pair
         if pair.first.probe_due:
             pair.draining = await pair.first.probe(pair.primary.probe) or pair.draining
-        for work in (self._copy, self._clear, self._look_after, self._fill, self._note_uses):
+        for work in (self._copier.run, self._clear, self._look_after, self._fill, self._note_uses):
             with suppress(StoreUnavailable, CorruptRecord):
                 await work()
 
-    # -- copies ----------------------------------------------------------------------------------------------------
-
-    async def _copy(self) -> None:
-        for key, copy in self._pair.copies.take(_AT_ONCE):
-            try:
-                await self.copy(key, copy)
-            finally:
-                self._pair.copies.leave(key, copy)
-
     async def copy(self, key: str, copy: Copy) -> Record:
         """Give the secondary its copy, and return what it holds then."""
-        try:
-            return await self._pair.copy(key, copy)
-        except StoreUnavailable as error:
-            if error.reason != "open":
-                self._pair.on_event(CopyOwed(store=self._pair.secondary.name, reason=error.reason))
-            raise
+        return await self._copier.copy(key, copy)
 
     async def _clear(self) -> None:
         """The primary has these tombstones too: nothing is owed any more.  What fails is found by a poll."""
