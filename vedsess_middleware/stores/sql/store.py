@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any, Self, TypeVar
 
@@ -94,7 +93,7 @@ class SQLStore:
             return None
         if record.last_activity + refresh < at:
             self._used[key] = record = record.used(at)
-        return replace(record, served_by=self.name, stale=not record.version.covers(token))
+        return record.replace(served_by=self.name, stale=not record.version.covers(token))
 
     async def create(self, key: str, record: Record) -> Version:
         record = record.born(Version(1, 0))

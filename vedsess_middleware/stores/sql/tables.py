@@ -5,9 +5,7 @@ that is not active is a tombstone.  `s` and `r` are the version; `fields` is a J
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -15,7 +13,7 @@ from sqlalchemy import BigInteger, Boolean, Column, DateTime, Double, MetaData, 
 from sqlalchemy.dialects import mysql
 
 from vedsess_middleware.errors import CorruptRecord
-from vedsess_middleware.stores.record import Field, Record, Version
+from vedsess_middleware.stores.record import Field, Record, Stamped, Version
 
 __all__ = ["changing", "facts", "frame", "from_row", "instant", "metadata", "sessions", "to_row"]
 
@@ -104,7 +102,7 @@ def from_row(row: Sequence[Any]) -> Record:
     if record.gone:
         return record
     try:
-        return replace(record, fields=_fields(row[-1]))
+        return record.replace(fields=Stamped(_decode(row[-1])))
     except ValueError as error:
         raise CorruptRecord("a row of the session table is not a session") from error
 
@@ -114,7 +112,7 @@ def frame(row: Sequence[Any]) -> Record:
     _, user, fingerprint, created, updated, used, expires, active, agent, address, idle, deadline, s, r, dirty, _ = row
     if not active:
         ended = Record.tombstone(version=Version(s, r), at=_epoch(updated), until=_epoch(expires))
-        return replace(ended, dirty=dirty)
+        return ended.replace(dirty=dirty)
     return Record(
         version=Version(s, r),
         created_at=_epoch(created),
@@ -137,19 +135,8 @@ def _epoch(moment: datetime) -> float:
 
 def _text(fields: Mapping[str, Field]) -> str:
     """One text for the same fields, whatever order they come in: rows are compared by it."""
-    return _encode({name: f"{s}.{r}:{value or ''}" for name, ((s, r), value) in fields.items()}).decode()
-
-
-def _fields(text: str) -> dict[str, Field]:
-    found = {}
-    for name, item in _decode(text).items():
-        stamp, colon, value = item.partition(":")
-        if not colon:
-            raise ValueError("a field is a stamp, a colon and a value")
-        found[name] = Field(_stamp(stamp), value or None)
-    return found
+    return _encode(Stamped.of(fields).texts).decode()
 
 
 _encode = msgspec.json.Encoder(order="sorted").encode
 _decode = msgspec.json.Decoder(dict[str, str]).decode
-_stamp = lru_cache(4096)(Version.parse)
