@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.servers import RedisFactory, RedisServer
 from vedsess_middleware.concurrency import run_blocking
-from vedsess_middleware.stores.record import Delta, Field, Record, Version, merge
+from vedsess_middleware.stores.record import Delta, Field, Record, Stamped, Version, merge
 from vedsess_middleware.stores.redis import RedisStore
 
 CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -524,3 +524,32 @@ def test_redis_writes_any_instant_as_python_does(valkey: RedisServer) -> None:
             assert (tombstone.updated_at, tombstone.expires_at) == (at / 1000, (at + life) / 1000)
 
         check()
+
+
+def test_where_a_record_came_from_makes_it_no_other() -> None:
+    record = Record.new(at=1.0, idle_timeout=60.0, deadline_at=600.0, version=Version(0, 1))
+    for changes in ({"served_by": "sql"}, {"stale": True}, {"dirty": True}):
+        assert record == record.replace(**changes)
+        assert not record != record.replace(**changes)  # noqa: SIM202
+    assert record != record.replace(user_id="ada")
+    assert record != "a record"
+
+
+def test_fields_as_they_are_written_are_the_same_fields() -> None:
+    fields = {"a": Field(Version(0, 1), '"x:y"'), "b": Field(Version(2, 3), None)}
+    stamped = Stamped({"a": '0.1:"x:y"', "b": "2.3:"})
+    assert stamped == fields
+    assert Stamped.of(fields) == stamped
+    assert Stamped.of(stamped) is stamped
+    assert stamped.encoded == {"a": '"x:y"'}
+    assert stamped.deleted == {"b": Version(2, 3)}
+    assert stamped.written({"c": "1"}, ["a"], ["b"], Version(0, 4)) == {
+        "a": Field(Version(0, 4), None),
+        "c": Field(Version(0, 4), "1"),
+    }
+
+
+@pytest.mark.parametrize("text", ["", "1", "0.1", "x.y:1", ".1:1", "0.:1", "-1.0:1", " 0.1:1", "\u0660.1:1"])
+def test_a_text_without_a_stamp_is_no_field(text: str) -> None:
+    with pytest.raises(ValueError, match="stamp"):
+        Stamped({"a": "0.1:1", "b": text})

@@ -45,7 +45,9 @@ class Version(NamedTuple):
 
     def join(self, other: "Version") -> "Version":
         """The least version that covers both."""
-        return Version(max(self.s, other.s), max(self.r, other.r))
+        if self.covers(other):
+            return self
+        return other if other.covers(self) else Version(max(self.s, other.s), max(self.r, other.r))
 
 
 class Field(NamedTuple):
@@ -210,6 +212,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         if not isinstance(other, Record):
             return NotImplemented
         return all(getattr(self, name) == getattr(other, name) for name in _HELD)
+
+    def __ne__(self, other: object) -> bool:
+        # The base has one of its own, which would count everything.
+        return not self == other
 
     __hash__ = None  # type: ignore[assignment]
 
