@@ -2,11 +2,9 @@
 
 import asyncio
 import itertools
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import psycopg
 import pytest
@@ -15,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.clients import Browser, Clock, Handler, Site
 from tests.clients import Protocol as ServerProtocol
+from tests.counting import CountingProxy
 from tests.servers import PostgresServer, RedisServers
 from vedsess_middleware import Session
 from vedsess_middleware.stores.failover import FailoverStore, Mirror
@@ -22,63 +21,6 @@ from vedsess_middleware.stores.redis import RedisStore
 from vedsess_middleware.stores.sql import SQLStore, engines
 
 _users = itertools.count()
-
-
-class CountingProxy:
-    """A TCP proxy on a port of its own.  A round trip is what a client sends after the server has had its say."""
-
-    def __init__(self, port: int) -> None:
-        self._target, self._loop, self._ready = port, asyncio.new_event_loop(), threading.Event()
-        self._writers: list[asyncio.StreamWriter] = []
-        self._serving: list[asyncio.Task[None]] = []
-        self.port = 0
-        self.trips = 0
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        self._ready.wait()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.run_until_complete(self._end())
-        self._loop.close()
-
-    def _run(self) -> None:
-        self._server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
-        self.port = self._server.sockets[0].getsockname()[1]
-        self._ready.set()
-        self._loop.run_forever()
-
-    async def _end(self) -> None:
-        self._server.close()
-        for writer in self._writers:
-            writer.close()
-        await asyncio.gather(*self._serving)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", self._target)
-        task = asyncio.current_task()
-        assert task
-        self._serving.append(task)
-        self._writers += [writer, back]
-        speaking = ["server"]
-        await asyncio.gather(
-            self._pump(reader, back, speaking, "client"), self._pump(there, writer, speaking, "server")
-        )
-
-    async def _pump(
-        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, speaking: list[str], who: str
-    ) -> None:
-        with suppress(OSError):
-            while data := await source.read(65536):
-                self.trips += who == "client" and speaking[0] == "server"
-                speaking[0] = who
-                sink.write(data)
-                await sink.drain()
-        sink.close()
 
 
 @dataclass(frozen=True, slots=True)
