@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import vedsess_middleware
-from tests.benchmarks import counted, memory, report, timed
+from tests.benchmarks import counted, load, memory, report, timed
 from tests.benchmarks.crew import Backends
 from tests.benchmarks.figures import Figures
 
@@ -86,6 +86,9 @@ def _measure(options: argparse.Namespace) -> Figures:
         if keys := timed.cells("counted", wanted, quick=options.quick):
             _say(f"counted: {len(keys)} cells")
             figures.counted = counted.measure(backends, keys)
+    if cells := load.cells(wanted, quick=options.quick):
+        _say(f"load: {len(cells)} cells")
+        figures.load = load.measure(cells, rounds=3, seconds=0.7)
     return figures
 
 

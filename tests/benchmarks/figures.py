@@ -87,12 +87,23 @@ class Load:
         median: requests per second of the middle run.
         median_ms: the middle request of the middle run.
         p99_ms: all but one in a hundred of the middle run.
+        generator: the largest share of a processor that the generator took.
+        server: the share of a processor that the web server took in the middle run.
+        strayed: runs in which the session was served by something else than Redis in the end.
     """
 
     best: float
     median: float
     median_ms: float
     p99_ms: float
+    generator: float
+    server: float
+    strayed: int
+
+    @property
+    def per_processor(self) -> float:
+        """Requests per second that the web server had a processor for: a measure that other work on it spoils less."""
+        return self.median / self.server if self.server else 0.0
 
 
 @dataclass(frozen=True, slots=True)

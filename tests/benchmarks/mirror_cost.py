@@ -10,7 +10,6 @@ The browser has a processor to itself, as it has in life; `--together` lets it c
 
 import argparse
 import http.client
-import os
 import random
 import shutil
 import statistics
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import psycopg
 
+from tests.benchmarks.processors import on_processors, split
 from tests.servers import PostgresServer, RedisServer, redis_binary
 from tests.webservers import ASGI_SERVERS, WSGI_SERVERS, WebServer
 
@@ -105,17 +105,6 @@ def database(postgres: PostgresServer, name: str) -> str:
     return postgres.url.removesuffix("postgres") + name
 
 
-@contextmanager
-def on_processors(numbers: set[int]) -> Iterator[None]:
-    """Run on these only, with all that is started meanwhile; on all that there are if the set is empty."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, numbers or before)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
 def measure(
     front: str, rounds: int, redis: RedisServer, postgres: PostgresServer, folder: Path, own: set[int]
 ) -> list[str]:
@@ -158,8 +147,7 @@ def main() -> None:
     parser.add_argument("--front", choices=FRONTS, action="append", help="only this one; may be repeated")
     parser.add_argument("--together", action="store_true", help="browser and servers share all processors")
     options = parser.parse_args()
-    *others, last = sorted(os.sched_getaffinity(0))
-    theirs, own = (set(others), {last}) if others and not options.together else (set[int](), set[int]())
+    own, theirs = (set[int](), set[int]()) if options.together else split()
     rounds = 60 if options.quick else 600
     print("milliseconds       median: copies, none, ratio    minimum: copies, none, ratio   of each")
     with on_processors(theirs), stores() as (redis, postgres, folder):
