@@ -89,6 +89,8 @@ class Load:
         p99_ms: all but one in a hundred of the middle run.
         generator: the largest share of a processor that the generator took.
         server: the share of a processor that the web server took in the middle run.
+        failed: answers that were not a 200 or did not come, in all runs.
+        wrong: answers with a number that the session cannot hold, in all runs.
         strayed: runs in which the session was served by something else than Redis in the end.
     """
 
@@ -98,12 +100,20 @@ class Load:
     p99_ms: float
     generator: float
     server: float
+    failed: int
+    wrong: int
     strayed: int
 
     @property
     def per_processor(self) -> float:
         """Requests per second that the web server had a processor for: a measure that other work on it spoils less."""
         return self.median / self.server if self.server else 0.0
+
+    @property
+    def troubles(self) -> str:
+        """What was not as it should be; empty if all was."""
+        counts = {"not 200": self.failed, "wrong": self.wrong, "runs left Redis": self.strayed}
+        return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
 
 @dataclass(frozen=True, slots=True)

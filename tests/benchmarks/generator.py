@@ -6,14 +6,14 @@ import json
 import sys
 import time
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import partial
 from statistics import median, quantiles
 from typing import Any
 
 import psutil
 
-from tests.benchmarks.visitors import Connection, Run, Visitor, WrongAnswer
+from tests.benchmarks.visitors import Connection, Refused, Run, Visitor
 from tests.benchmarks.work import WRITES
 
 WARM_UP = 0.15
@@ -32,6 +32,8 @@ class Round:
         p99_ms: milliseconds of all but one in a hundred.
         generator: share of a processor that this process took.
         server: share of a processor that the web server took.
+        failed: answers that were not a 200, or did not come.
+        wrong: answers with a number that the session cannot hold.
         redis: whether Redis served the session in the end.
     """
 
@@ -40,6 +42,8 @@ class Round:
     p99_ms: float
     generator: float
     server: float
+    failed: int
+    wrong: int
     redis: bool
 
 
@@ -55,9 +59,10 @@ class Generator:
         began = time.monotonic()
         while not await _on_redis(connection):
             if time.monotonic() > began + 10.0:
-                raise WrongAnswer("Redis does not serve the session")
+                raise Refused("Redis does not serve the session")
             await asyncio.sleep(0.05)
-            self._visitors[port][0].number = int(await connection.get("add"))
+            with suppress(Refused):
+                self._visitors[port][0].number = int(await connection.get("add"))
         connection.close()
         return {"seconds": time.monotonic() - began}
 
@@ -87,22 +92,32 @@ class Generator:
         redis = shared or await _on_redis(opened[0])
         for connection in opened:
             connection.close()
-        times = sorted(run.times)
-        p99 = quantiles(times, n=100)[-1] if len(times) > 1 else 0.0
-        return asdict(Round(shares["rate"], median(times) / 1e6, p99 / 1e6, shares["own"], shares["server"], redis))
+        return asdict(_round(run, check, shares, redis=redis))
 
     async def _connect(self, port: int, count: int) -> list[Connection]:
         """So many visitors, with a session each."""
         visitors = self._visitors[port]
         visitors += (Visitor() for _ in range(len(visitors), count))
-        loop = asyncio.get_running_loop()
-        opened = []
-        for visitor in visitors[:count]:
-            _, connection = await loop.create_connection(partial(Connection, visitor), "127.0.0.1", port)
-            opened.append(connection)
+        opened = [Connection(visitor, port) for visitor in visitors[:count]]
+        for connection, visitor in zip(opened, visitors, strict=False):
+            await connection.connect()
             if not visitor.cookie:
                 await connection.get("create-small")
         return opened
+
+
+def _round(run: Run, check: Run, shares: dict[str, float], *, redis: bool) -> Round:
+    middle = median(run.times) / 1e6 if run.times else 0.0
+    return Round(
+        rate=shares["rate"],
+        median_ms=middle,
+        p99_ms=quantiles(run.times, n=100)[-1] / 1e6 if len(run.times) > 1 else middle,
+        generator=shares["own"],
+        server=shares["server"],
+        failed=run.failed + check.failed,
+        wrong=run.wrong + check.wrong,
+        redis=redis,
+    )
 
 
 async def _count(run: Run, seconds: float, pid: int) -> dict[str, float]:
@@ -127,7 +142,9 @@ def _processor_time(pid: int) -> float:
 
 
 async def _on_redis(connection: Connection) -> bool:
-    return await connection.get("store") == b"redis"
+    with suppress(Refused):
+        return await connection.get("store") == b"redis"
+    return False
 
 
 def main() -> None:

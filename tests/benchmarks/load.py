@@ -18,10 +18,10 @@ from tests.benchmarks.served import environment
 from tests.benchmarks.timed import Wanted
 from tests.webservers import WebServer
 
-UVICORN = "uvicorn --port {port} --workers 1 --loop uvloop --http httptools --no-access-log --log-level warning"
+UVICORN = "uvicorn --port {port} --workers 1 --loop uvloop --http httptools --timeout-keep-alive 60 --no-access-log"
 GTHREAD = "gunicorn --bind 127.0.0.1:{port} --workers 1 --worker-class gthread --threads 16 --keep-alive 60"
 SERVERS = {
-    "asgi": ("uvicorn", f"{UVICORN} --factory tests.benchmarks.served:app"),
+    "asgi": ("uvicorn", f"{UVICORN} --log-level warning --factory tests.benchmarks.served:app"),
     "wsgi": ("gunicorn", f"{GTHREAD} --log-level warning --no-control-socket tests.benchmarks.served:app()"),
 }
 """By colour of the app: the name of the web server, and how it is started."""
@@ -122,6 +122,8 @@ def _run(generator: Process, server: WebServer, cell: Cell, seconds: float) -> d
     found: dict[str, Any] = generator.ask(
         "load", port=server.port, pid=server.pid, shared=PEERS[cell.peer].is_bare, **order
     )
+    if not found["redis"]:
+        generator.ask("settle", port=server.port)
     return found
 
 
@@ -136,5 +138,7 @@ def _load(runs: Sequence[dict[str, Any]]) -> Load:
         p99_ms=median(slow),
         generator=max(generator),
         server=median(server),
+        failed=sum(run["failed"] for run in runs),
+        wrong=sum(run["wrong"] for run in runs),
         strayed=sum(not run["redis"] for run in runs),
     )

@@ -100,16 +100,14 @@ def _counted(figures: Figures) -> list[str]:
 
 
 def _load(figures: Figures, server: str) -> list[str]:
-    lines = [
-        [f"{server} connections", "median /s", "best /s", "median ms", "99 % ms", "/CPU s", "server", "generator", ""]
-    ]
+    names = ("median /s", "best /s", "median ms", "99 % ms", "/CPU s", "server", "generator", "not as it should be")
+    lines = [[f"{server} connections", *names]]
     found = figures.load[server]
     for key in in_order(found):
         load = found[key]
         numbers = [f"{load.median:.0f}", f"{load.best:.0f}", f"{load.median_ms:.2f}", f"{load.p99_ms:.2f}"]
         shares = [f"{load.per_processor:.0f}", f"{load.server:.0%}", f"{load.generator:.0%}"]
-        strayed = f"NOT ON REDIS after {load.strayed} runs" if load.strayed else ""
-        lines.append([f"{key[1]}  {key[0]}", *numbers, *shares, strayed])
+        lines.append([f"{key[1]}  {key[0]}", *numbers, *shares, load.troubles])
     return _table(lines)
 
 
