@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import vedsess_middleware
-from tests.benchmarks import counted, load, memory, report, timed
+from tests.benchmarks import counted, growth, load, memory, report, timed
 from tests.benchmarks.crew import Backends
 from tests.benchmarks.figures import Figures
 
@@ -86,9 +86,14 @@ def _measure(options: argparse.Namespace) -> Figures:
         if keys := timed.cells("counted", wanted, quick=options.quick):
             _say(f"counted: {len(keys)} cells")
             figures.counted = counted.measure(backends, keys)
+        effort = growth.QUICK if options.quick else growth.FULL
+        for what, measure in ((growth.SESSIONS, growth.by_sessions), (growth.BYTES, growth.by_bytes)):
+            if wanted(f"growth {what}"):
+                _say(f"growth: {what}")
+                figures.growth[what] = measure(backends, effort)
     if cells := load.cells(wanted, quick=options.quick):
         _say(f"load: {len(cells)} cells")
-        figures.load = load.measure(cells, rounds=3, seconds=0.7)
+        figures.load = load.measure(cells, rounds=2 if options.quick else 3, seconds=0.5)
     return figures
 
 

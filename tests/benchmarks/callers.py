@@ -197,7 +197,10 @@ class Bench:
         return (await self.get("store", "small")).body == b"redis"
 
     async def block(self, row: Row, count: int, warm_up: int) -> Block:
-        """Make so many requests in a row, after some that do not count; without garbage collection."""
+        """Make so many requests in a row, after some that do not count; without garbage collection.
+
+        The processor time of a row with pauses includes what it takes to sleep and to wake up.
+        """
         if row.session:
             await self.begin(row.session)
         for _ in range(warm_up):
@@ -205,11 +208,23 @@ class Bench:
         gc.collect()
         gc.disable()
         cpu = time.process_time_ns()
-        answers = [await self.get(row.action, row.session) for _ in range(count)]
+        answers = [await self._ask(row) for _ in range(count)]
         cpu = time.process_time_ns() - cpu
         gc.enable()
         last_byte, whole = (median(getattr(answer, name) for answer in answers) for name in ("last_byte", "whole"))
         return Block(last_byte / 1000, whole / 1000, cpu / count / 1000)
+
+    async def _ask(self, row: Row) -> Answer:
+        if row.pause:
+            await self._rest(row.pause)
+        return await self.get(row.action, row.session)
+
+    async def _rest(self, seconds: float) -> None:
+        if self._is_async:
+            await asyncio.sleep(seconds)
+        else:
+            # No loop drives this one: `run_blocking` does.
+            time.sleep(seconds)  # noqa: ASYNC251
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

@@ -118,11 +118,19 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A request at one size of something: microseconds of the best round, and bytes sent to Redis if counted."""
+    """One kind of request at one size of something.
+
+    Args:
+        size: of what grows.
+        microseconds: with all that comes after the answer, in the best round.
+        sent: bytes to Redis.
+        sql_sent: bytes to SQL.
+    """
 
     size: int
     microseconds: float
-    sent: int | None = None
+    sent: int
+    sql_sent: int
 
 
 @dataclass(slots=True)

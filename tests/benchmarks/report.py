@@ -10,7 +10,7 @@ from tests.benchmarks.goals import Goal, goals
 from tests.benchmarks.peers import PEERS
 from tests.benchmarks.work import ROWS
 
-_VERDICTS = {True: "met", False: "MISSED", None: "not measured"}
+_VERDICTS = {True: "met", False: "MISSED", None: ""}
 _RANKS = {row.name: rank for rank, row in enumerate(ROWS)}
 
 
@@ -53,8 +53,8 @@ def goal_lines(found: Sequence[Goal]) -> list[list[str]]:
         [
             goal.row + (f" / {goal.beside}" if goal.beside else ""),
             "" if goal.figure is None else f"{goal.figure:.2f} {goal.unit}",
-            f"{goal.sense} {goal.limit:g} {goal.unit}",
-            _VERDICTS[goal.met],
+            "" if goal.limit is None else f"{goal.sense} {goal.limit:g} {goal.unit}",
+            "not measured" if goal.figure is None else _VERDICTS[goal.met],
         ]
         for goal in found
     ]
@@ -112,11 +112,11 @@ def _load(figures: Figures, server: str) -> list[str]:
 
 
 def _growth(figures: Figures, what: str) -> list[str]:
-    lines = [[f"microseconds by {what}", "", "", "B sent"]]
-    for key, points in figures.growth[what].items():
+    lines = [[f"by {what}", what, "microseconds", "B sent to Redis", "B sent to SQL"]]
+    for (peer, row), points in figures.growth[what].items():
         for point in points:
-            sent = "" if point.sent is None else str(point.sent)
-            lines.append([f"{key[1]}  {key[0]}", f"{point.size}", f"{point.microseconds:.0f}", sent])
+            numbers = (point.size, round(point.microseconds), point.sent, point.sql_sent)
+            lines.append([f"{row}  {peer}", *map(str, numbers)])
     return _table(lines)
 
 

@@ -102,11 +102,13 @@ class Row:
         name: of the row in every table.
         action: what the app does.
         session: which session the browser has; None for a browser without a cookie.
+        pause: seconds before each request in which nothing happens, so that it meets no work of the one before.
     """
 
     name: str
     action: str
     session: str | None
+    pause: float = 0.0
 
     @property
     def fits_a_cookie(self) -> bool:
@@ -119,6 +121,7 @@ ROWS = (
     Row("anonymous", "plain", None),
     Row("read", "read", "small"),
     Row("write", "write", "small"),
+    Row("write, paused", "write", "small", pause=0.004),
     Row("read+write", "add", "small"),
     Row("create", "create-small", None),
     Row("login", "login", None),
@@ -128,3 +131,6 @@ ROWS = (
     Row("50 fields read", "read", "many"),
     Row("50 fields write", "write", "many"),
 )
+
+SIZE_ROWS = tuple(Row(f"{size} {action}", action, size) for size in SIZES for action in ("write", "add"))
+"""The same two requests on sessions of all sizes."""

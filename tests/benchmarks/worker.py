@@ -1,6 +1,6 @@
 """One peer in a process of its own, that waits for orders: JSON, one a line, and so are its answers.
 
-The orders are `block`, `count`, and `values`, each with its arguments.
+The orders are `block` and `count`, each with its arguments.
 """
 
 import gc
@@ -14,9 +14,9 @@ from typing import Any
 
 from tests.benchmarks.callers import Bench
 from tests.benchmarks.peers import PEERS, Peer, Stores
-from tests.benchmarks.work import ROWS
+from tests.benchmarks.work import ROWS, SIZE_ROWS
 
-_rows = {row.name: row for row in ROWS}
+_rows = {row.name: row for row in (*ROWS, *SIZE_ROWS)}
 
 
 class Statements:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from tests.benchmarks.peers.shape import Peer, Stores, bare_session, ours
+from tests.benchmarks.peers.shape import CONNECTIONS, Peer, Stores, bare_session, ours
 from tests.benchmarks.work import ACTIONS, Action
 
 
@@ -32,9 +32,11 @@ def bare(stores: Stores) -> Any:
 def redis(stores: Stores) -> Any:
     from litestar.middleware.session.server_side import ServerSideSessionConfig
     from litestar.stores.redis import RedisStore
+    from redis.asyncio import Redis
 
     middleware = ServerSideSessionConfig().middleware
-    sessions = RedisStore.with_client(url=stores.redis_url)
+    client: Any = Redis.from_url(stores.redis_url, max_connections=CONNECTIONS)
+    sessions = RedisStore(client, handle_client_shutdown=True)
     return app_over(lambda request: request.session, middleware=[middleware], stores={"sessions": sessions})
 
 

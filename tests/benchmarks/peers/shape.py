@@ -14,6 +14,9 @@ SECRET_KEY = "wy0gZzC0cSdtFqgQyVwcl5fZkBQ3qSGOQ7mVbXrKtJEpV8uNnA4hLs"
 MIRRORS = {"vedsess": "off", "vedsess after-response": "after-response"}
 """The package's own peers by name, and how their copy in SQL is made."""
 
+CONNECTIONS = 1024
+"""Of pools whose requests fail when there are too few; redis-py's own limit is 100."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stores:
@@ -72,6 +75,8 @@ class Peer:
         """Whether it can be measured in this row."""
         if self.only is not None:
             return row.name in self.only
+        if row.pause:
+            return self.is_ours and self.framework in ("Flask", "Starlette")
         if row.action == "login":
             return self.is_ours
         return row.fits_a_cookie or not self.in_cookie

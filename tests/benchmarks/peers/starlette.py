@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from tests.benchmarks.peers.shape import SECRET_KEY, Peer, Stores, bare_session, ours
+from tests.benchmarks.peers.shape import CONNECTIONS, SECRET_KEY, Peer, Stores, bare_session, ours
 from tests.benchmarks.work import ACTIONS, Action
 
 Load = Callable[[Any], Awaitable[object]]
@@ -53,7 +53,8 @@ def starsessions(stores: Stores) -> Any:
 
     # A session that nobody has loaded may not even be looked for.
     app = app_over(lambda request: request.scope["session"], load=load_session)
-    app.add_middleware(SessionMiddleware, store=RedisStore(connection=Redis.from_url(stores.redis_url)))
+    client: Any = Redis.from_url(stores.redis_url, max_connections=CONNECTIONS)
+    app.add_middleware(SessionMiddleware, store=RedisStore(connection=client))
     return app
 
 
