@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import vedsess_middleware
-from tests.benchmarks import counted, growth, load, memory, report, timed
+from tests.benchmarks import counted, growth, load, memory, page, report, timed
 from tests.benchmarks.crew import Backends
 from tests.benchmarks.figures import Figures
 
@@ -42,6 +42,7 @@ def _options() -> argparse.Namespace:
         help="only what matches, such as 'timed (Flask|Starlette)/.* (read|write)$', 'counted', 'memory'",
     )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all figures there")
+    parser.add_argument("--page", metavar="DIR", type=Path, help="write benchmarks.md and its pictures there")
     return parser.parse_args()
 
 
@@ -81,7 +82,7 @@ def _measure(options: argparse.Namespace) -> Figures:
             figures.memory = memory.measure(backends, sessions=2000)
         if keys := timed.cells("timed", wanted, quick=options.quick):
             _say(f"timed: {len(keys)} cells")
-            rounds, requests = (5, 60) if options.quick else (15, 150)
+            rounds, requests = (5, 60) if options.quick else (10, 150)
             figures.timed = timed.measure(backends, keys, rounds=rounds, requests=requests)
         if keys := timed.cells("counted", wanted, quick=options.quick):
             _say(f"counted: {len(keys)} cells")
@@ -107,6 +108,8 @@ def main() -> None:
     print(report.text(figures))
     if options.json:
         options.json.write_text(report.as_json(figures))
+    if options.page:
+        page.write(figures, options.page)
 
 
 if __name__ == "__main__":

@@ -71,6 +71,11 @@ class Peer:
     def is_ours(self) -> bool:
         return self.name in MIRRORS
 
+    @property
+    def waits_for_sql(self) -> bool:
+        """Whether requests that write, or what comes after them, use the database."""
+        return self.uses_sql and self.name != "vedsess"
+
     def takes(self, row: Row) -> bool:
         """Whether it can be measured in this row."""
         if self.only is not None:
