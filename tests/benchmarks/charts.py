@@ -1,10 +1,11 @@
 """Pictures of what a run has found: SVG with a white ground, so that they can be read in light and dark viewers."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import ceil, floor, log10
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.figures import Figures, Key, Load, Point
+from tests.benchmarks.figures import Figures, Key, Load
 from tests.benchmarks.growth import BYTES, SESSIONS
 from tests.benchmarks.peers import PEERS
 
@@ -35,6 +36,8 @@ COLOURS = {
     "cookie": "#8a8a8a",
     "redis-py HGETALL": "#2f2f2f",
 }
+NAVY = "#12305e"
+"""The package, where its lines for WSGI and ASGI share a panel."""
 OTHERS = ("#e07b1a", "#b5482a", "#7b5ea7", "#4f8f4a")
 BRIEF = ("untouched", "read", "write", "read+write", "create", "32 KB read", "32 KB write", "32 KB read+write")
 COPIED = ("read", "write", "write, paused", "read+write", "create")
@@ -61,23 +64,23 @@ def _overhead(figures: Figures) -> Any:
     """A panel of bars for each framework; those that copy to SQL are in a picture of their own."""
     peers = {peer.id for peer in PEERS.values() if not (peer.is_bare or peer.waits_for_sql)}
     keys = [key for key in figures.timed if key[0] in peers and key[1] in BRIEF]
-    return _panels_of_bars(figures, keys, BRIEF, "microseconds added to a request", lambda timing: timing.whole)
+    return _panels_of_bars(figures, keys, BRIEF, "µs added", lambda timing: timing.whole)
 
 
 def _copied(figures: Figures) -> Any:
-    """The same for those that keep a copy in SQL."""
-    keys = [key for key in figures.timed if key[1] in COPIED and PEERS[key[0]].waits_for_sql]
-    frameworks = {peer.partition("/")[0] for peer, _ in keys if not PEERS[peer].is_ours}
-    chosen = [key for key in keys if key[0].partition("/")[0] in (frameworks or {"Flask", "Starlette"})]
-    label = "microseconds added, to the last byte"
-    return _panels_of_bars(figures, chosen, COPIED, label, lambda timing: timing.last_byte)
+    """The same for those that keep a copy in SQL, and for the package without one."""
+    copying = {peer.framework for peer in PEERS.values() if peer.waits_for_sql and not peer.is_ours} | {"Starlette"}
+    peers = {peer.id for peer in PEERS.values() if peer.framework in copying and peer.uses_sql}
+    keys = [key for key in figures.timed if key[0] in peers and key[1] in COPIED]
+    return _panels_of_bars(figures, keys, COPIED, "µs added, to the last byte", lambda timing: timing.last_byte)
 
 
 def _panels_of_bars(
     figures: Figures, keys: Iterable[Key], rows: Sequence[str], label: str, value: Callable[[Any], float]
 ) -> Any:
     panels: dict[str, dict[str, dict[str, float]]] = {}
-    for key in sorted(keys, key=lambda key: list(PEERS).index(key[0])):
+    ranks = {peer: (each.is_ours, rank) for rank, (peer, each) in enumerate(PEERS.items())}
+    for key in sorted(keys, key=lambda key: ranks[key[0]]):
         added = figures.overhead(*key)
         framework, _, peer = key[0].partition("/")
         if added is not None:
@@ -85,7 +88,9 @@ def _panels_of_bars(
     if not panels:
         return None
     figure, axes = _grid(len(panels), height=2.7)
-    for axis, (framework, bars) in zip(axes, panels.items(), strict=False):
+    frameworks = sorted(panels, key=list(dict.fromkeys(peer.framework for peer in PEERS.values())).index)
+    for axis, framework in zip(axes, frameworks, strict=True):
+        bars = panels[framework]
         shown = [row for row in rows if any(row in heights for heights in bars.values())]
         _bars(axis, bars, shown)
         axis.set_title(framework, loc="left")
@@ -103,8 +108,8 @@ def _bars(axis: Any, bars: Bars, rows: Sequence[str]) -> None:
         axis.bar_label(drawn, fmt="%.0f", fontsize=5.5, padding=1, color="#444444")
     axis.set_xticks(range(len(rows)), [row.replace(" KB ", " KB\n").replace(", ", ",\n") for row in rows], fontsize=7.5)
     axis.grid(visible=False, axis="x")
-    axis.margins(x=0.02, y=0.12)
-    axis.legend(fontsize=7.5, loc="upper left")
+    axis.margins(x=0.02, y=0.1)
+    axis.legend(fontsize=7.5, loc="lower right", bbox_to_anchor=(1.01, 0.98), ncols=len(bars), columnspacing=1.2)
 
 
 def _throughput(figures: Figures) -> Any:
@@ -116,8 +121,8 @@ def _throughput(figures: Figures) -> Any:
             panels.setdefault((server, action), {}).setdefault(peer, {})[int(connections)] = load
     if not panels:
         return None
-    figure, axes = _grid(len(panels), height=3.4)
-    for axis, ((server, action), lines) in zip(axes, sorted(panels.items(), reverse=True), strict=False):
+    figure, axes = _grid(len(panels), height=3.9)
+    for axis, ((server, action), lines) in zip(axes, panels.items(), strict=True):
         for peer, loads in lines.items():
             sizes = sorted(loads)
             _line(axis, peer, lines, sizes, [loads[size].median for size in sizes])
@@ -125,36 +130,51 @@ def _throughput(figures: Figures) -> Any:
         axis.set_xscale("log", base=2)
         axis.set_xticks(ticks, list(map(str, ticks)))
         axis.set_title(f"{server}, {action}", loc="left")
-        axis.set(xlabel="connections", ylabel="requests per second")
+        axis.set(xlabel="connections", ylabel="requests per second, median")
         axis.set_ylim(bottom=0)
-        axis.margins(y=0.1)
-        axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.02))
+        _legend(axis)
     return figure
 
 
 def _growth(figures: Figures) -> Any:
     """What a request takes and sends as there are more sessions, and as they are larger."""
-    panels: list[tuple[str, str, str, Callable[[Point], float]]] = [
-        (SESSIONS, "Time, by sessions", "microseconds a request", lambda point: point.microseconds),
-        (SESSIONS, "Sent, by sessions", "bytes a request", lambda point: point.sent + point.sql_sent),
-        (BYTES, "Time, by size", "microseconds a request", lambda point: point.microseconds),
-        (BYTES, "Sent, by size", "bytes a request", lambda point: point.sent + point.sql_sent),
-    ]
-    chosen = [panel for panel in panels if panel[0] in figures.growth]
-    if not chosen:
+    panels = [(what, kind) for what in (SESSIONS, BYTES) if what in figures.growth for kind in ("µs", "bytes sent")]
+    if not panels:
         return None
-    figure, axes = _grid(len(chosen), height=3.4)
-    for axis, (what, title, label, value) in zip(axes, chosen, strict=False):
+    figure, axes = _grid(len(panels), height=3.9)
+    for axis, (what, kind) in zip(axes, panels, strict=True):
         lines = figures.growth[what]
         names = dict.fromkeys(peer for peer, _ in lines)
         for (peer, row), points in lines.items():
-            sizes = [point.size for point in points]
-            blind = row in ("write", "one field set")
-            _line(axis, peer, names, sizes, [value(point) for point in points], name=f"{peer}: {row}", dashed=not blind)
-        axis.set(xscale="log", yscale="log", title="", xlabel=what, ylabel=label)
-        axis.set_title(title, loc="left")
-        axis.legend(fontsize=6.5, loc="upper left", bbox_to_anchor=(1.0, 1.02))
+            heights = [point.microseconds if kind == "µs" else point.sent + point.sql_sent for point in points]
+            reads = row not in ("write", "one field set")
+            _line(axis, peer, names, [point.size for point in points], heights, dashed=reads)
+        axis.set(xscale="log", yscale="log", xlabel=what, ylabel=f"{kind} for each request")
+        axis.set_title(f"{kind}, by {what}", loc="left")
+        for each in (axis.xaxis, axis.yaxis):
+            each.set_major_formatter(_short)
+            each.set_minor_formatter("")
+        _widen(axis)
+        _legend(axis)
     return figure
+
+
+def _short(number: float, _: object) -> str:
+    """A power of ten as one writes it on an axis."""
+    for size, name in ((1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:g} {name}"
+    return f"{number:g}"
+
+
+def _widen(axis: Any) -> None:
+    """Show whole decades, so that an axis has labels and noise does not look like growth."""
+    low, high = axis.get_ylim()
+    axis.set_ylim(10 ** floor(log10(low)), 10 ** ceil(log10(high)))
+
+
+def _legend(axis: Any) -> None:
+    axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
 
 
 def _line(
@@ -164,14 +184,22 @@ def _line(
     sizes: Sequence[int],
     heights: Sequence[float],
     *,
-    name: str = "",
     dashed: bool = False,
 ) -> None:
+    """A line; only whole ones are in the legend."""
     framework, _, library = peer.partition("/")
-    marker = {"Litestar": "s", "ASGI": "s"}.get(framework, "o")
-    style = {"marker": marker, "markersize": 3.5, "linewidth": 1.4, "linestyle": "--" if dashed else "-"}
+    second = framework in ("Litestar", "ASGI")
     libraries = dict.fromkeys(each.partition("/")[2] for each in among)
-    axis.plot(sizes, heights, label=name or peer, color=_colour(library, libraries), **style)
+    axis.plot(
+        sizes,
+        heights,
+        label="_" if dashed else peer,
+        color=NAVY if second and library == "vedsess" else _colour(library, libraries),
+        marker="s" if second else "o",
+        markersize=3.5,
+        linewidth=1.4,
+        linestyle="--" if dashed else "-",
+    )
 
 
 def _colour(peer: str, among: Iterable[str]) -> str:
