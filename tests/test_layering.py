@@ -62,7 +62,7 @@ ROOMS: dict[str, str] = {
 LIBRARIES: dict[str, set[str]] = {
     "itsdangerous": {"cookies"},
     "werkzeug": {"cookies", "console"},
-    "msgspec": {"codec", "environment", "settings", "stores.record", "stores.sql"},
+    "msgspec": {"codec", "environment", "settings", "stores.contract", "stores.record", "stores.sql"},
     "redis": {"stores.redis"},
     "sqlalchemy": {"stores.sql"},
     "asyncpg": {"stores.sql"},

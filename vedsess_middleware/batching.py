@@ -46,6 +46,7 @@ class Batcher(Generic[Item, Reply]):
         self._free = in_flight
         self._gathering: list[_Asked[Item, Reply]] | None = None
         self._landed: asyncio.Future[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
         return f"<Batcher {len(self._gathering or ())} waiting>"
@@ -58,29 +59,25 @@ class Batcher(Generic[Item, Reply]):
             BaseException: what `carry` raises.
         """
         while True:
+            batch = self._gathering
+            if batch is None:
+                mine = _Asked[Item, Reply](items, None)
+                batch = self._gathering = [mine]
+                return await self._lead(batch, mine)
+            if self._loop is None:
+                self._loop = asyncio.get_running_loop()
+            waiter: asyncio.Future[list[Reply] | None] = self._loop.create_future()
+            mine = _Asked(items, waiter)
+            batch.append(mine)
             try:
-                return await self._ask(items)
+                replies = await waiter
             except _GivenUp:
                 continue
-
-    async def _ask(self, items: Sequence[Item]) -> list[Reply]:
-        batch = self._gathering
-        if batch is None:
-            batch = self._gathering = []
-            mine = _Asked[Item, Reply](items, None)
-            batch.append(mine)
-            return await self._lead(batch, mine)
-        waiter: asyncio.Future[list[Reply] | None] = asyncio.get_running_loop().create_future()
-        mine = _Asked(items, waiter)
-        batch.append(mine)
-        try:
-            replies = await waiter
-        except asyncio.CancelledError:
-            # Chosen to lead in the same turn: the next one does.
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None and waiter.result() is None:
-                self._hand_over(batch, mine)
-            raise
-        return await self._lead(batch, mine) if replies is None else replies
+            except asyncio.CancelledError:
+                if not waiter.cancelled() and waiter.exception() is None and waiter.result() is None:
+                    self._hand_over(batch, mine)  # it was to lead
+                raise
+            return await self._lead(batch, mine) if replies is None else replies
 
     async def _lead(self, batch: list[_Asked[Item, Reply]], mine: _Asked[Item, Reply]) -> list[Reply]:
         try:

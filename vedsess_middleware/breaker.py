@@ -60,6 +60,11 @@ class CircuitBreaker:
         return self._state == "closed"
 
     @property
+    def untroubled(self) -> bool:
+        """Whether it has nothing to learn from a success."""
+        return self._state == "closed" and not self._failed
+
+    @property
     def retry_after(self) -> float:
         """Seconds until the next probe may start; 0 when one may start now."""
         return 0.0 if self.closed else max(0.0, self._probe_at - self._clock())
@@ -80,7 +85,7 @@ class CircuitBreaker:
 
     def succeeded(self) -> bool:
         """Note that the store answered.  Returns whether this closed the breaker."""
-        if self._state == "closed" and not self._failed:
+        if self.untroubled:
             return False
         with self._lock:
             # A request that began before the breaker opened proves nothing about now.

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, TypeAlias, TypeVar, cast
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 __all__ = ["Maybe", "PerLoop", "Wait", "in_time", "run_blocking", "settle", "waiting"]
 
@@ -75,18 +75,27 @@ class PerLoop(Generic[T]):
         self._make = make
         self._pid = os.getpid()
         self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, T] = WeakKeyDictionary()
+        self._last: tuple[ref[asyncio.AbstractEventLoop], int, T] | None = None
 
     def get(self) -> T:
         """Return the client of the running loop."""
-        loop, clients = asyncio.get_running_loop(), self._of_this_process()
+        loop, last = asyncio.get_running_loop(), self._last
+        if last is not None and last[0]() is loop and last[1] == os.getpid():
+            return last[2]
+        clients = self._of_this_process()
         client = clients.get(loop)
         if client is None:
             client = clients[loop] = self._make()
+        self._last = ref(loop, self._forget_last), self._pid, client
         return client
 
     def pop(self) -> T | None:
         """Take the client of the running loop out, if there is one: the caller closes it."""
+        self._last = None
         return self._of_this_process().pop(asyncio.get_running_loop(), None)
+
+    def _forget_last(self, _: object) -> None:
+        self._last = None
 
     def _of_this_process(self) -> WeakKeyDictionary[asyncio.AbstractEventLoop, T]:
         if self._pid != os.getpid():

@@ -1,11 +1,11 @@
 """A store behind its circuit breaker: how each of its failures counts, and who hears of it."""
 
 import time
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from vedsess_middleware.breaker import CircuitBreaker
-from vedsess_middleware.concurrency import Maybe, settle
+from vedsess_middleware.concurrency import Maybe
 from vedsess_middleware.errors import EpochMissing, Reason, StoreError, StoreMisconfigured, StoreUnavailable
 from vedsess_middleware.events import EventHook, StoreDegraded, StoreRecovered, StoreRefused
 
@@ -42,7 +42,7 @@ class Circuit:
         self._name, self._on_event, self._trial, self._clock = name, on_event, trial, clock
         self._said: dict[str, float] = {}
 
-    async def ask(self, call: Callable[[], Maybe[T]]) -> T:
+    def ask(self, call: Callable[[], Maybe[T]]) -> Coroutine[Any, Any, T]:
         """Return what the store answers.
 
         Raises:
@@ -51,7 +51,7 @@ class Circuit:
         """
         if not self.breaker.closed and not (self._trial and self.breaker.claim_probe()):
             raise StoreUnavailable(f"{self._name} is not asked: it failed a moment ago", reason="open", attempts=0)
-        return await self._judged(call)
+        return self._judged(call)
 
     @property
     def probe_due(self) -> bool:
@@ -71,7 +71,8 @@ class Circuit:
     async def _judged(self, call: Callable[[], Maybe[T]]) -> T:
         judged = False
         try:
-            answer = await settle(call())
+            asked: Any = call()
+            answer: T = await asked if hasattr(asked, "__await__") else asked
             judged = True
         except EpochMissing:
             judged = True
@@ -91,7 +92,8 @@ class Circuit:
         finally:
             if not judged:  # cancelled: that says nothing of the store
                 self.breaker.give_up()
-        self._answered()
+        if not self.breaker.untroubled:
+            self._answered()
         return answer
 
     def _count(self, error: StoreUnavailable) -> bool:

@@ -8,14 +8,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
+
 from vedsess_middleware.concurrency import Maybe
 from vedsess_middleware.stores.record import Delta, Record, Version
 
 __all__ = ["Found", "News", "Primary", "Secondary", "Stats", "Store", "Written"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
+class Written(msgspec.Struct, frozen=True, kw_only=True):
     """What became of an update.
 
     Attributes:
@@ -29,8 +30,7 @@ class Written:
     gone: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class Found(msgspec.Struct, frozen=True, kw_only=True):
     """What a primary holds under a key.
 
     Attributes:

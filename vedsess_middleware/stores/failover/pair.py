@@ -95,6 +95,14 @@ class Pair:
 
     # -- trust -----------------------------------------------------------------------------------------------------
 
+    @property
+    def at_hand(self) -> Primary | None:
+        """The primary, where that is known without asking anybody; otherwise `trusted` finds out."""
+        if not self.mirrors:
+            return self.primary if self.first.breaker.closed else None
+        trust = self.trust
+        return self.under(trust.epoch) if trust.held and self.first.breaker.closed else None
+
     async def trusted(self) -> Primary | None:
         """The primary, if this process may answer from it now; otherwise it is not to be asked.
 

@@ -1,7 +1,8 @@
 """Reading a session from two stores: from the primary while it is trusted, and otherwise all that can be known."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 from vedsess_middleware.concurrency import settle
 from vedsess_middleware.errors import CorruptRecord, EpochMissing, StoreUnavailable
@@ -17,8 +18,7 @@ _FRESH = 5.0
 _WAITS = (0.01, 0.02, 0.04, 0.08, 0.15, 0.2, 0.25, 0.25)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class Wanted(NamedTuple):
     """What a request asks for, in the words of `Store.load`."""
 
     key: str
@@ -42,38 +42,46 @@ class Reader:
 
     Args:
         pair: the two stores.
+        hidden: what stands for a session that only the primary can know, while it is away.
     """
 
-    def __init__(self, pair: Pair) -> None:
-        self._pair = pair
+    def __init__(self, pair: Pair, *, hidden: Callable[[float], Record]) -> None:
+        self._pair, self._hidden = pair, hidden
 
-    async def load(self, wanted: Wanted) -> tuple[Record | None, bool]:
-        """Return the record, and whether the primary had its say."""
+    async def load(self, wanted: Wanted) -> Record | None:
+        """Return the record, as `Store.load` does."""
         pair = self._pair
         view, found = await self._found(wanted)
         copy = found.record if found else None
         if copy is not None and found is not None and (found.hit or copy.gone):
             if copy.last_activity == wanted.at and pair.mirrors:
                 pair.secondary.note_use(wanted.key, copy)
-            return copy, True
+            return copy
+        return await self._brought_together(wanted, view, found)
+
+    async def _brought_together(self, wanted: Wanted, view: Primary | None, found: Found | None) -> Record | None:
+        """What all can say who know of it."""
+        pair, copy = self._pair, found.record if found else None
         waiting = pair.copies.get(wanted.key)  # looked up first: a copy that ends now is in the row
         row = await self._row(wanted, copy)
         if not wanted.is_in(both(row, waiting)):
             row = await self._awaited(wanted, row, copy)
         record = both(row, waiting)
-        if record is None or record.gone:
-            return record, found is not None
+        if record is None:
+            return None if found is not None or pair.mirrors else self._hidden(wanted.at)
+        if record.gone:
+            return record
         if record.expires_at <= wanted.at:
-            return None, True
+            return None
         if view is not None and found is not None and row is not None and not (pair.mirrors and row.dirty):
             pair.missed[wanted.key] = Missed(row, found.lease, view)
         stale = not record.version.covers(wanted.token)
-        return record.replace(served_by=pair.secondary.name, stale=stale), found is not None
+        return record.replace(served_by=pair.secondary.name, stale=stale)
 
     async def _found(self, wanted: Wanted) -> tuple[Primary | None, Found | None]:
         """The primary, if it lacks what is to be read and may be filled; and what it holds, None: it does not say."""
         pair, key = self._pair, wanted.key
-        view = await pair.trusted()
+        view = pair.at_hand or await pair.trusted()
         if view is None:
             return None, await self._peeked(key)
         denied = pair.denies(key)

@@ -6,10 +6,11 @@ refence and pick up ride after a response, in `upkeep`.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from vedsess_middleware.breaker import State
 from vedsess_middleware.concurrency import Wait, settle, waiting
@@ -93,7 +94,7 @@ class FailoverStore:
         self._idle_timeout, self._absolute_timeout = idle_timeout, absolute_timeout
         wait = wait or waiting(is_async=self.is_async)
         self._pair = Pair(primary, secondary, mirror=mirror, clock=clock, wait=wait, on_event=on_event)
-        self._reader, self._upkeep = Reader(self._pair), Upkeep(self._pair)
+        self._reader, self._upkeep = Reader(self._pair, hidden=self._hidden), Upkeep(self._pair)
 
     def __repr__(self) -> str:
         return f"<FailoverStore {self.primary!r}, then {self.secondary!r}>"
@@ -126,12 +127,10 @@ class FailoverStore:
 
     # -- load ------------------------------------------------------------------------------------------------------
 
-    async def load(
+    def load(
         self, key: str, *, at: float, refresh: float, token: Version = Version(), token_at: float = 0.0
-    ) -> Record | None:
-        wanted = Wanted(key=key, at=at, refresh=refresh, token=token, token_at=token_at)
-        record, answered = await self._reader.load(wanted)
-        return self._hidden(at) if record is None and not (answered or self._pair.mirrors) else record
+    ) -> Coroutine[Any, Any, Record | None]:
+        return self._reader.load(Wanted(key, at, refresh, token, token_at))
 
     def _hidden(self, at: float) -> Record:
         """A session that only the primary can know: empty until it is back, then merged with what it holds."""
@@ -146,7 +145,7 @@ class FailoverStore:
         # A login reaches SQL before it is answered; anything else is copied there later.
         copied = pair.mirrors and record.user_id is not None and await self._copied(key, first)
         due = 0 if copied else pair.due(record.created_at)
-        view = await pair.trusted()
+        view = pair.at_hand or await pair.trusted()
         if view is None:
             return await self._born_degraded(key, record, copied=copied, tried=False)
         try:
@@ -181,7 +180,7 @@ class FailoverStore:
     async def _commit(self, key: str, delta: Delta) -> tuple[Delta, Written | None]:
         """Write to the primary; None: it did not take it.  The delta comes back as far as it could be prepared."""
         pair = self._pair
-        view = await pair.trusted()
+        view = pair.at_hand or await pair.trusted()
         if view is None:
             return delta, None
         try:
@@ -220,7 +219,7 @@ class FailoverStore:
             except StoreUnavailable:
                 pass
         due, tombstone = 0 if copied else pair.due(at), Record.tombstone(version=_FIRST, at=at, until=until)
-        view = await pair.trusted()
+        view = pair.at_hand or await pair.trusted()
         version, told = None, False
         if view is not None:
             moving = partial(view.replace, old_key, new_key, record, at=at, until=until, due=due)
@@ -252,7 +251,7 @@ class FailoverStore:
                 ended = await pair.second.ask(partial(ending, dirty=pair.mirrors))
                 committed = True
         committed_at, due = pair.clock(), 0 if committed else pair.due(at)
-        view, everywhere = await pair.trusted(), None
+        view, everywhere = pair.at_hand or await pair.trusted(), None
         if view is not None:
             ending = partial(view.end, ended, user_id=user_id, keep=keep, at=at, until=until, due=due)
             with suppress(StoreUnavailable):

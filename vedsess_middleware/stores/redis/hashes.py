@@ -6,6 +6,7 @@ timeout and the deadline in milliseconds; a tombstone holds only `gone`.
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from vedsess_middleware.errors import CorruptRecord
 from vedsess_middleware.stores.record import Delta, Record, Stamped, Version
@@ -62,36 +63,43 @@ def from_hash(key: str, raw: Mapping[bytes, bytes], *, served_by: str = "") -> R
     if not raw or raw.keys() == {LEASE}:
         return None
     try:
-        return _tombstone(raw[b"gone"].decode()) if b"gone" in raw else _live(key, raw, served_by)
+        return _tombstone(raw[b"gone"]) if b"gone" in raw else _live(key, raw, served_by)
     except (ValueError, KeyError, OverflowError) as error:
         raise CorruptRecord("a hash under a session key is not a session") from error
 
 
-def _tombstone(text: str) -> Record:
-    version, at, until, _ = text.split(" ")
-    return Record.tombstone(version=Version.parse(version), at=instant(at), until=instant(until))
+def _tombstone(text: bytes) -> Record:
+    version, at, until, _ = text.split(b" ")
+    return Record.tombstone(version=_version(version), at=instant(at), until=instant(until))
 
 
-def instant(text: str) -> float:
+# A session is read many times before any of these changes.
+@lru_cache(maxsize=4096)
+def instant(text: bytes) -> float:
     """Epoch seconds of an ISO 8601 text.
 
     Raises:
         ValueError: it is something else.
     """
-    return datetime.fromisoformat(text).timestamp()
+    return datetime.fromisoformat(text.decode()).timestamp()
+
+
+@lru_cache(maxsize=4096)
+def _version(text: bytes) -> Version:
+    return Version.parse(text.decode())
 
 
 def _live(key: str, raw: Mapping[bytes, bytes], served_by: str) -> Record:
-    if raw[b"session_id"].decode() != key:
+    if raw[b"session_id"] != key.encode():
         raise ValueError("the record is another session's")
     idle, _, deadline = raw[b"life"].partition(b":")
     return Record(
-        version=Version.parse(raw[b"version"].decode()),
+        version=_version(raw[b"version"]),
         fields=Stamped({name[2:].decode(): text.decode() for name, text in raw.items() if name[:2] == b"d:"}),
-        created_at=instant(raw[b"created_at"].decode()),
-        updated_at=instant(raw[b"updated_at"].decode()),
-        last_activity=instant(raw[b"last_activity"].decode()),
-        expires_at=instant(raw[b"expires_at"].decode()),
+        created_at=instant(raw[b"created_at"]),
+        updated_at=instant(raw[b"updated_at"]),
+        last_activity=instant(raw[b"last_activity"]),
+        expires_at=instant(raw[b"expires_at"]),
         idle_timeout=int(idle) / 1000,
         deadline_at=int(deadline) / 1000,
         user_id=raw[b"user_id"].decode() or None,

@@ -67,34 +67,31 @@ class Wire:
         """
         if not commands:
             return []
-        try:
-            return await self._repeated([_words(command, by_sha=True) for command in commands])
-        except _ScriptMissing as error:
-            if self.strict:
-                raise EpochMissing from error
-            self._on_missing_script()
-            return await self._repeated([_words(command, by_sha=False) for command in commands])
+        by_sha, attempts, started_at = True, 1, self._clock()
+        while True:
+            try:
+                return await self._tried([_words(command, by_sha) for command in commands], attempts)
+            except _ScriptMissing as error:
+                if self.strict:
+                    raise EpochMissing from error
+                self._on_missing_script()
+                by_sha, attempts, started_at = False, 1, self._clock()
+            except StoreUnavailable as error:
+                # Once more at once: a connection may have died with an earlier Redis.
+                if attempts == 2 or not self._fits_again(error, started_at):
+                    raise
+                attempts = 2
 
-    async def _repeated(self, commands: Sequence[Words]) -> list[Any]:
-        """Try, and once more at once: a connection may have died with an earlier Redis."""
-        started_at = self._clock()
+    async def _tried(self, commands: Sequence[Words], attempts: int) -> list[Any]:
         try:
-            return await self._tried(commands, attempts=1)
-        except StoreUnavailable as error:
-            if not self._fits_again(error, started_at):
-                raise
-        return await self._tried(commands, attempts=2)
-
-    async def _tried(self, commands: Sequence[Words], *, attempts: int) -> list[Any]:
-        try:
-            replies = await settle(self._way.lines.exchange(commands))
+            asked: Any = self._way.lines.exchange(commands)
+            replies: list[Any] = await asked if self.is_async else asked
         except (RedisError, RedisClusterException, OSError) as error:
             raise translate(error, attempts=attempts) from error
         for reply in replies:
-            if isinstance(reply, NoScriptError):
-                raise _ScriptMissing from reply
             if isinstance(reply, RedisError):
-                raise translate(reply, attempts=attempts) from reply
+                wrong = _ScriptMissing() if isinstance(reply, NoScriptError) else translate(reply, attempts=attempts)
+                raise wrong from reply
         return replies
 
     # -- everything else, through the client -----------------------------------------------------------------------
@@ -181,7 +178,7 @@ class _ScriptMissing(Exception):
     """NOSCRIPT: the process behind the connection has not seen our scripts."""
 
 
-def _words(command: Command, *, by_sha: bool) -> Words:
+def _words(command: Command, by_sha: bool) -> Words:
     script = command[0]
     if not isinstance(script, Script):
         return command
