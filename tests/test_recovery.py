@@ -168,7 +168,7 @@ class App:
         self.statements.append(statement)
         if statement.startswith("SELECT"):
             values = parameters.values() if isinstance(parameters, Mapping) else parameters
-            self.rows.update(value for value in values if isinstance(value, str) and _KEY.fullmatch(value))
+            self.rows.update({value for value in values if isinstance(value, str) and _KEY.fullmatch(value)})
 
 
 @dataclass(slots=True)
