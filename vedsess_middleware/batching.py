@@ -1,7 +1,7 @@
 """What the tasks of one event loop ask for at the same time travels together.
 
 The first that asks leads: it lets the others join for one turn of the loop, sends for all, and hands out the answers.
-So there is no task in the background, and one that asks alone waits for nobody.
+So there is no task in the background.  Who has asked alone the last time, and meets nobody, waits for nobody.
 """
 
 import asyncio
@@ -43,7 +43,8 @@ class Batcher(Generic[Item, Reply]):
         self, carry: Callable[[list[Item]], Awaitable[list[Reply]]], *, timeout: float, in_flight: int = 2
     ) -> None:
         self._carry, self._timeout = carry, timeout
-        self._free = in_flight
+        self._most = self._free = in_flight
+        self._alone = True
         self._gathering: list[_Asked[Item, Reply]] | None = None
         self._landed: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -82,11 +83,13 @@ class Batcher(Generic[Item, Reply]):
     async def _lead(self, batch: list[_Asked[Item, Reply]], mine: _Asked[Item, Reply]) -> list[Reply]:
         try:
             async with asyncio.timeout(self._timeout):
-                await self._gathered()
+                if not (self._alone and self._free == self._most):
+                    await self._gathered()
                 self._gathering = None
                 self._free -= 1
                 try:
                     others = [asked for asked in batch if asked is not mine and not _left(asked)]
+                    self._alone = not others
                     items = [*mine.items, *(item for asked in others for item in asked.items)]
                     replies = await self._carry(items)
                 finally:
