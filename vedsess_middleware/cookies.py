@@ -8,13 +8,13 @@ import hashlib
 import hmac
 import re
 import secrets
+from binascii import b2a_base64
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import ceil
 
 from itsdangerous import Signer
-from itsdangerous.encoding import base64_encode, want_bytes
 from werkzeug.http import dump_cookie, http_date
 
 from vedsess_middleware.settings import Settings
@@ -25,6 +25,7 @@ __all__ = ["CookieJar", "Rejection", "Ticket", "find_cookies", "new_session_id"]
 _LONGEST = 256
 _VALUE = re.compile(r"([A-Za-z0-9_-]{43})\.(\d{1,15})\.(\d{1,15})\.([0-9a-f]{1,12})")
 _TRIED = 8
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _LONG_AGO = http_date(0)
 
 
@@ -67,7 +68,13 @@ class Rejection:
 
 def find_cookies(header: str, name: str) -> list[str]:
     """The values under exactly this name, in order.  Pairs without a name are not ours (CVE-2023-23934)."""
-    return [value.strip(" \t") for value in _pairs_of(name).findall(header)] if name in header else []
+    found = []
+    for pair in header.split(";"):
+        if name in pair:
+            before, equals, value = pair.partition("=")
+            if equals and before.strip(" \t") == name:
+                found.append(value.strip(" \t"))
+    return found
 
 
 class CookieJar:
@@ -111,9 +118,10 @@ class CookieJar:
         if not value.isascii():
             return Rejection("not ASCII")
         text, _, signature = value.rpartition(".")
+        signed, given = text.encode(), signature.encode()
         for key in self._keys:
-            if key.has_signed(text, signature):
-                return _parse(text, newest_key=key is self._keys[0])
+            if hmac.compare_digest(key.get_signature(signed), given):
+                return _parse(text, key is self._keys[0])
         return Rejection("bad signature")
 
 
@@ -126,16 +134,8 @@ class _Key(Signer):
 
     def get_signature(self, value: str | bytes) -> bytes:
         mac = self._mac.copy()
-        mac.update(want_bytes(value))
-        return base64_encode(mac.digest())
-
-    def has_signed(self, text: str, signature: str) -> bool:
-        return hmac.compare_digest(self.get_signature(text), signature.encode())
-
-
-@lru_cache(maxsize=16)
-def _pairs_of(name: str) -> re.Pattern[str]:
-    return re.compile(rf"(?:^|;)[ \t]*{re.escape(name)}[ \t]*=([^;]*)")
+        mac.update(value if isinstance(value, bytes) else value.encode())
+        return b2a_base64(mac.digest(), newline=False).translate(_URL_SAFE, b"=")
 
 
 @lru_cache(maxsize=16)
@@ -165,7 +165,7 @@ def _frame(settings: Settings, secure: bool, max_age: int) -> tuple[str, str, st
     return name + equals, before_date, after_date
 
 
-def _parse(text: str, *, newest_key: bool) -> Ticket | Rejection:
+def _parse(text: str, newest_key: bool) -> Ticket | Rejection:
     match = _VALUE.fullmatch(text)
     if match is None:
         return Rejection("not a session")
