@@ -29,7 +29,7 @@ def session_script(epoch: str = "") -> Script:
     parts = [f"local epoch, processes = '{epoch}', '{processes}'\n"]
     if processes:
         parts.append(_file("process"))
-    parts += ["if #ARGV == 0 then return 1 end\n", "local key, command = KEYS[1], table.remove(ARGV)\n"]
+    parts += ["if #ARGV == 0 then return 1 end\n", "local key, command = KEYS[1], table.remove(ARGV)\n", _file("due")]
     parts += [_file("common"), *(f"if command == '{name}' then\n{_file(name)}end\n" for name in _BRANCHES[:2])]
     parts += [_file("replicas"), *(f"if command == '{name}' then\n{_file(name)}end\n" for name in _BRANCHES[2:])]
     text = "".join(parts)

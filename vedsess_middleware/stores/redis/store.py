@@ -16,7 +16,7 @@ from vedsess_middleware.stores.redis.census import Census
 from vedsess_middleware.stores.redis.client import Client, redis_client
 from vedsess_middleware.stores.redis.hashes import from_hash, instant, milliseconds, to_arguments, to_hash
 from vedsess_middleware.stores.redis.scripts import session_script
-from vedsess_middleware.stores.redis.wire import Argument, Command, Wire
+from vedsess_middleware.stores.redis.wire import Argument, Call, Command, Wire
 
 __all__ = ["RedisStore"]
 
@@ -217,8 +217,8 @@ class RedisStore:
     async def update(self, key: str, delta: Delta, *, due: int = 0) -> Written | None:
         known = str(delta.loaded.version) if delta.loaded else ""
         about = milliseconds(delta.at), str(delta.base), known, delta.commit_id, int(delta.whole)
-        updating = self._call("update", key, *about, *to_arguments(delta))
-        (outcome, *facts), *_ = await self._wire.exchange(updating, *self._due(due, key))
+        arguments: list[Argument] = [*about, *to_arguments(delta), "update"]
+        (outcome, *facts), *_ = await self._wire.exchange(*self._listing(due, key, arguments))
         if outcome == b"gone":
             return Written(gone=True)
         if outcome != b"ok":
@@ -275,7 +275,7 @@ class RedisStore:
         commands = [*touching, *listing, *unlisting]
         if later.confirmed:
             pairs = [argument for pair in list(later.confirmed.items()) for argument in pair]
-            commands.append((self._script, self._owing, *pairs, "confirm"))
+            commands.append(Call(self._script, [self._owing], [*pairs, "confirm"]))
         await self._wire.exchange(*commands)
 
     async def close(self) -> None:
@@ -292,7 +292,7 @@ class RedisStore:
         process.  So what is read needs no script, and costs Redis a tenth of one.
         """
         name = self._session + key
-        return [(self._script, name), ("HGETALL", name)] if self.epoch else [("HGETALL", name)]
+        return [Call(self._script, [name]), ("HGETALL", name)] if self.epoch else [("HGETALL", name)]
 
     def _seen(self, key: str, reply: Any, at: float, refresh: float, token: Version) -> Found | None:
         """What was found; None: it may not be served, and under an epoch that asks for a lease."""
@@ -352,10 +352,17 @@ class RedisStore:
         return Written(version=version, record=delta.loaded.written(delta, version) if delta.loaded and alone else None)
 
     def _call(self, name: str, key: str, *arguments: Argument) -> Command:
-        return (self._script, self._session + key, *arguments, name)
+        return Call(self._script, [self._session + key], [*arguments, name])
 
     def _renewing(self) -> Command:
-        return (self._script, self._epoch_key, self._longest, "renew")
+        return Call(self._script, [self._epoch_key], [self._longest, "renew"])
+
+    def _listing(self, due: int, key: str, arguments: list[Argument]) -> list[Command]:
+        """Call the script, and list what is due: in the same step where one server has both keys."""
+        name = self._session + key
+        if not due or self._wire.is_cluster:
+            return [Call(self._script, [name], arguments), *self._due(due, key)]
+        return [Call(self._script, [name, self._owing], [key, due, self._longest, *arguments])]
 
     def _due(self, due: int, *keys: str) -> list[Command]:
         if not due or not keys:

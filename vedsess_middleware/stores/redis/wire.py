@@ -15,19 +15,29 @@ from vedsess_middleware.stores.redis.errors import translate
 from vedsess_middleware.stores.redis.lines import Lines, Words, lines_of
 from vedsess_middleware.stores.redis.scripts import Script
 
-__all__ = ["Argument", "Command", "Wire"]
+__all__ = ["Argument", "Call", "Command", "Wire"]
 
 T = TypeVar("T")
 
 Argument = str | int | float
 
-Command = tuple[Any, ...]
-"""What is sent; a `Script` in the first place stands for calling it."""
+
+class Call(NamedTuple):
+    """Calls a script."""
+
+    script: Script
+    keys: Sequence[str]
+    arguments: Sequence[Argument] = ()
+
+
+Command = Call | tuple[Any, ...]
+"""What is sent: the call of a script, or the name of a command with its arguments."""
 
 
 class _Way(NamedTuple):
     client: Client
     lines: Lines
+    is_cluster: bool
 
 
 class Wire:
@@ -161,6 +171,11 @@ class Wire:
             await settle(way.client.aclose() if self.is_async else way.client.close())
 
     @property
+    def is_cluster(self) -> bool:
+        """Whether keys lie on several servers."""
+        return self._way.is_cluster
+
+    @property
     def _way(self) -> _Way:
         if self._per_loop is not None:
             return self._per_loop.get()
@@ -168,7 +183,8 @@ class Wire:
         return self._only
 
     def _way_of(self, client: Client) -> _Way:
-        return _Way(client, lines_of(client, is_async=self.is_async, timeout=self._timeout))
+        lines = lines_of(client, is_async=self.is_async, timeout=self._timeout)
+        return _Way(client, lines, is_cluster(client))
 
     def _fits_again(self, error: StoreUnavailable, started_at: float) -> bool:
         return error.reason in ("unreachable", "timeout") and self._clock() - started_at < self._timeout * 1.25
@@ -179,10 +195,11 @@ class _ScriptMissing(Exception):
 
 
 def _words(command: Command, by_sha: bool) -> Words:
-    script = command[0]
-    if not isinstance(script, Script):
+    if not isinstance(command, Call):
         return command
-    return ("EVALSHA", script.sha, 1, *command[1:]) if by_sha else ("EVAL", script.text, 1, *command[1:])
+    script, keys, arguments = command
+    name, text = ("EVALSHA", script.sha) if by_sha else ("EVAL", script.text)
+    return (name, text, len(keys), *keys, *arguments)
 
 
 def _everywhere(client: Client, *, words: Words) -> Maybe[Any]:
