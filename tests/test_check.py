@@ -353,7 +353,7 @@ class TestRedis:
         assert step(steps, "Redis", "persistence").outcome == outcome
 
     @pytest.mark.parametrize(
-        ("name", "value"), [("VEDSESS_REDIS_TIMEOUT", "0.0001"), ("VEDSESS_PROBE_TIMEOUT", "0.00001")]
+        ("name", "value"), [("VEDSESS_REDIS_TIMEOUT", "0.00001"), ("VEDSESS_PROBE_TIMEOUT", "0.00001")]
     )
     def test_a_distant_one_needs_more_patience(self, valkey: RedisServer, name: str, value: str) -> None:
         steps = checked(REDIS_URL=valkey.url, VEDSESS_DATABASE_URL="sqlite:///:memory:", **{name: value})

@@ -383,11 +383,11 @@ class SlowToCopy:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    async def mirror(self, key: str, record: Record) -> Record:
+    async def mirror(self, key: str, record: Record, *, before: Record | None = None) -> Record:
         if self.begun and self.may_end:
             await self.begun.wait()
             await self.may_end.wait()
-        return await settle(self._store.mirror(key, record))
+        return await settle(self._store.mirror(key, record, before=before))
 
 
 def test_what_is_on_its_way_to_sql_is_seen_when_redis_dies_meanwhile(

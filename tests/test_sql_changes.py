@@ -1,7 +1,6 @@
 """A row is changed without a transaction, and becomes what a transaction would have made of it."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import Any
@@ -24,7 +23,7 @@ DECISIONS: dict[str, Decide] = {
     "merge": lambda row, other, delta: partial(changes.brought_together, record=other),
     "owe": lambda row, other, delta: partial(changes.brought_together, record=other, dirty=True),
     "update": lambda row, other, delta: partial(changes.written, delta=delta),
-    "take over": lambda row, other, delta: partial(changes.taken_over, delta=replace(delta, loaded=other)),
+    "take over": lambda row, other, delta: partial(changes.taken_over, delta=delta.replace(loaded=other)),
 }
 _numbers = count()
 
@@ -71,7 +70,7 @@ def guesses(draw: st.DrawFn) -> tuple[Record, Record, Record]:
     guess = draw(st.just(row) | st.just(other) | RECORDS)
     birth = {name: getattr(row, name) for name in ("created_at", "idle_timeout", "deadline_at", "user_id")}
     labels = {name: getattr(row, name) for name in ("session_fingerprint", "user_agent", "ip_address")}
-    return row, other, guess if guess.gone or row.gone else replace(guess, **birth, **labels)
+    return row, other, guess if guess.gone or row.gone else guess.replace(**birth, **labels)
 
 
 @pytest.mark.parametrize("decide", DECISIONS.values(), ids=DECISIONS)
@@ -83,7 +82,7 @@ def test_a_guess_at_the_row_changes_nothing_of_what_becomes_of_it(
     row, record, guess = chosen
     change = decide(row, record, delta)
     one, other = placed(store, row, dirty=dirty), placed(store, row, dirty=dirty)
-    answer = store.run(store._change(one, change, guess=replace(guess, dirty=said)))
+    answer = store.run(store._change(one, change, guess=guess.replace(dirty=said)))
     assert answer == store.run(store._transact(partial(work.change, key=other, change=change)))
     assert row_of(store, one) == row_of(store, other)
 
@@ -91,16 +90,16 @@ def test_a_guess_at_the_row_changes_nothing_of_what_becomes_of_it(
 def moved(row: Record) -> dict[str, Record]:
     """The same row after what somebody else may do to it; some of that moves no version."""
     return {
-        "a use": replace(row, last_activity=row.last_activity + 1.0),
-        "a longer life": replace(row, expires_at=row.expires_at + 1.0),
-        "a late change": replace(row, updated_at=row.updated_at + 1.0),
+        "a use": row.replace(last_activity=row.last_activity + 1.0),
+        "a longer life": row.replace(expires_at=row.expires_at + 1.0),
+        "a late change": row.replace(updated_at=row.updated_at + 1.0),
         "a write": row.written(Delta(put={"z": "1"}, at=row.updated_at, commit_id="c"), Version(2, 1)),
         "a merge that counts no write": row.written(
             Delta(put={"z": "1"}, at=row.updated_at, commit_id="c"), row.version
         ),
-        "a count": replace(row, version=Version(1, 2)),
+        "a count": row.replace(version=Version(1, 2)),
         "an end": Record.tombstone(version=row.version, at=row.updated_at, until=row.expires_at),
-        "a mark": replace(row, dirty=True),
+        "a mark": row.replace(dirty=True),
     }
 
 

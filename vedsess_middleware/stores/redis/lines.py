@@ -39,11 +39,11 @@ def lines_of(client: Client, *, is_async: bool, timeout: float) -> Lines:
         timeout: seconds that an exchange may take on an event loop; blocking connections have their own.
     """
     if is_async:
-        return SharedLines(ClusterLines(client) if is_cluster(client) else AsyncLines(client), timeout=timeout)
-    return ClusterLines(client) if is_cluster(client) else BlockingLines(client)
+        return _SharedLines(_ClusterLines(client) if is_cluster(client) else _AsyncLines(client), timeout=timeout)
+    return _ClusterLines(client) if is_cluster(client) else _BlockingLines(client)
 
 
-class BlockingLines:
+class _BlockingLines:
     """For any number of threads.
 
     Args:
@@ -73,7 +73,7 @@ def _read(connection: Any) -> Any:
         return error
 
 
-class AsyncLines:
+class _AsyncLines:
     """For one event loop.
 
     Args:
@@ -104,7 +104,7 @@ async def _read_async(connection: Any) -> Any:
         return error
 
 
-class ClusterLines:
+class _ClusterLines:
     """Asks a Cluster, which knows what is where; both colours.
 
     Args:
@@ -122,7 +122,7 @@ class ClusterLines:
         return replies
 
 
-class SharedLines:
+class _SharedLines:
     """Lets the commands of concurrent requests ride together, two batches at a time.  For one event loop.
 
     Args:

@@ -22,7 +22,8 @@ class KeptPool(redis.BlockingConnectionPool):
         super().__init__(**options)
 
     def reset(self) -> None:
-        self._at_hand = deque[Any]()  # also in the child of a fork: the connections stay the parent's
+        """Begin anew, also in the child of a fork: the connections stay its parent's."""
+        self._at_hand = deque[Any]()
         super().reset()
 
     def get_connection(self, command_name: str | None = None, *keys: Any, **options: Any) -> Any:
