@@ -252,6 +252,27 @@ def test_an_untouched_request_asks_nothing_of_the_manager_however_it_ends(spy: S
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(
+    ("work", "commits"),
+    [
+        (lambda session: session["n"], 0),
+        (lambda session: session["cart"], 3),  # with what the app can edit until it returns
+        (lambda session: session.__setitem__("n", 2), 1),
+        (lambda session: session.pop("n"), 1),
+        (lambda session: session.login("ada"), 1),
+    ],
+)
+def test_a_request_that_may_have_changed_its_session_is_committed(spy: Spy, work: Work, commits: int) -> None:
+    async def scenario() -> None:
+        manager = Counting(spy)
+        cookies = await begun(manager, n=1, cart=[])
+        manager.asked.clear()
+        await serve(manager, answering(lambda scope: work(scope["session"]) and None, start(), body()), cookies=cookies)
+        assert manager.asked == ["commit"] * commits
+
+    asyncio.run(scenario())
+
+
 def test_an_untouched_request_hands_the_messages_of_either_side_on_as_they_are(manager: SessionManager) -> None:
     async def scenario() -> None:
         messages, receives, steps = Messages("http"), list[Receive](), [start(), body()]

@@ -12,6 +12,7 @@ from tests.servers import RedisServer
 from vedsess_middleware import (
     ConfigurationError,
     CorruptRecord,
+    JsonCodec,
     SerializationError,
     Session,
     SessionExists,
@@ -39,6 +40,15 @@ T = TypeVar("T")
 E = TypeVar("E", bound=events.Event)
 
 PATIENT: dict[str, Any] = {"secret_key": SECRET_KEY, "redis_timeout": 5.0, "sql_timeout": 5.0}
+
+
+class Forgetful(JsonCodec):
+    """A codec that cannot read a 1 any more."""
+
+    def decode(self, text: str) -> object:
+        if text == "1":
+            raise SerializationError("the stored text is a 1")
+        return super().decode(text)
 
 
 class Rig:
@@ -202,6 +212,117 @@ def test_a_value_that_cannot_be_stored_can_be_mended_and_committed_again(rig: Ri
     session["bad"] = 1
     cookies = (rig.commit(session) or "").partition(";")[0]
     assert dict(rig.open(cookies)) == {"bad": 1}
+
+
+CHANGING: dict[str, Callable[[Session], object]] = {
+    "set": lambda session: session.__setitem__("n", 2),
+    "delete": lambda session: session.__delitem__("n"),
+    "pop": lambda session: session.pop("n"),
+    "popitem": lambda session: session.popitem(),
+    "clear": lambda session: session.clear(),
+    "set default": lambda session: session.setdefault("m", 2),
+    "update": lambda session: session.update(n=2),
+    "in-place or": lambda session: session.__ior__({"n": 2}),
+    "assign": lambda session: session.assign({"n": 2}),
+    "login": lambda session: session.login("ada"),
+    "new id": lambda session: session.regenerate_id(),
+    "logout": lambda session: session.invalidate(),
+}
+
+
+@pytest.mark.parametrize("reads", [False, True])
+@pytest.mark.parametrize("name", CHANGING)
+def test_whatever_may_change_a_session_needs_a_commit(small: Rig, name: str, reads: bool) -> None:
+    session = small.open(small.begin(n=1, m="x"))
+    if reads:
+        assert (session["n"], session.get("m"), "x" in session, session.id) == (1, "x", False, session.id)
+    assert not small.manager.needs_commit(session)
+    CHANGING[name](session)
+    assert small.manager.needs_commit(session)
+    small.commit(session)
+    session["late"] = 1
+    assert small.manager.needs_commit(session)
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [
+        lambda session: session["list"],
+        lambda session: session.pop("list"),
+        dict,
+        lambda session: session.__setitem__("held", [1]),
+        lambda session: session.update(held=[1]),
+        lambda session: session.setdefault("held", [1]),
+        lambda session: session.assign({"held": [1]}),
+    ],
+)
+def test_what_can_be_edited_in_place_needs_every_commit(small: Rig, hold: Callable[[Session], object]) -> None:
+    session = small.open(small.begin(n=1, list=[1]))
+    hold(session)
+    for _ in range(2):
+        assert small.manager.needs_commit(session, headers_left=True)
+        small.commit(session)
+
+
+def test_what_was_committed_needs_no_other_commit(small: Rig, spy: Spy) -> None:
+    session = small.open(small.begin(n=1))
+    session["n"] = 2
+    small.commit(session)
+    assert not small.manager.needs_commit(session)
+    assert session["n"] == 2
+    assert not small.manager.needs_commit(session)
+
+
+@pytest.mark.parametrize("stops", [asyncio.CancelledError, SerializationError])
+def test_what_was_not_committed_still_needs_to_be(clock: Clock, stops: type[BaseException]) -> None:
+    rig, store = spoilt_rig(clock)
+    session = rig.open(rig.begin(n=1))
+    session["n"] = 2
+    store.stops = stops()
+    with pytest.raises(stops):
+        rig.commit(session)
+    assert rig.manager.needs_commit(session, headers_left=True)
+
+
+def test_what_outlives_a_session_that_cannot_be_read_needs_a_commit() -> None:
+    told: list[Any] = []
+    manager = SessionManager(
+        cast(Store, MemoryStore()), Settings(secret_key=SECRET_KEY), codec=Forgetful(), on_event=told.append
+    )
+    rig = Rig(manager, run_blocking, told)
+    session = rig.open(rig.begin(bad=1))
+    session["n"] = 2
+    rig.commit(session)
+    assert not manager.needs_commit(session)
+    assert "bad" in session
+    assert session.get("bad") is None
+    assert manager.needs_commit(session)
+    cookies = (rig.commit(session) or "").partition(";")[0]
+    assert dict(rig.open(cookies)) == {"n": 2}
+
+
+def test_a_cookie_that_is_due_to_be_renewed_needs_a_commit_while_one_can_be_set(small: Rig, clock: Clock) -> None:
+    cookies = small.begin(n=1)
+    clock.advance(small.manager.settings.idle_timeout / 2 + 1)
+    session = small.open(cookies)
+    assert not small.manager.needs_commit(session)  # nobody has looked at it
+    assert session["n"] == 1
+    assert not small.manager.needs_commit(session, headers_left=True)
+    assert small.manager.needs_commit(session)
+    assert small.commit(session)
+    assert not small.manager.needs_commit(session)
+
+
+def test_a_cookie_that_does_not_know_of_a_write_needs_a_commit(small: Rig) -> None:
+    cookies = small.begin(n=1)
+    other = small.open(cookies)
+    other["n"] = 2
+    small.commit(other)
+    session = small.open(cookies)
+    assert session["n"] == 2
+    assert small.manager.needs_commit(session)
+    assert small.commit(session)
+    assert not small.manager.needs_commit(session)
 
 
 def test_the_copy_in_sql_is_made_after_the_response(rig: Rig) -> None:
@@ -542,6 +663,7 @@ class Spoilt(MemoryStore):
     """A store that finds no sense in what it holds, once it is told so."""
 
     trouble: Exception | None = None
+    stops: BaseException | None = None
 
     def load(self, *args: Any, **options: Any) -> Any:
         if self.trouble:
@@ -549,6 +671,8 @@ class Spoilt(MemoryStore):
         return super().load(*args, **options)
 
     def update(self, *args: Any, **options: Any) -> Any:
+        if self.stops:
+            raise self.stops
         if isinstance(self.trouble, CorruptRecord):
             raise self.trouble
         return None if self.trouble else super().update(*args, **options)

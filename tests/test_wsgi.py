@@ -170,10 +170,29 @@ def test_an_untouched_request_asks_nothing_of_the_manager_however_it_ends(spy: S
     assert manager.asked == []
 
 
-@pytest.mark.parametrize("work", [dict, lambda session: session.update(n=1)])
-def test_a_request_that_uses_its_session_is_committed_once(spy: Spy, work: Callable[[Any], object]) -> None:
+@pytest.mark.parametrize(
+    ("work", "commits"),
+    [
+        (lambda session: session["n"], 0),
+        (dict, 1),  # with what it can edit while the body is sent
+        (lambda session: session.update(n=2), 1),
+        (lambda session: session.pop("n"), 1),
+        (lambda session: session.login("ada"), 1),
+    ],
+)
+def test_a_request_that_may_have_changed_its_session_is_committed(
+    spy: Spy, work: Callable[[Any], object], commits: int
+) -> None:
     manager = Counting(spy)
-    serve(manager, returning([b"x"], work))
+    cookies = begun(manager, n=1, cart=[])
+    manager.asked.clear()
+    serve(manager, returning([b"x"], work), cookies=cookies)
+    assert manager.asked == ["commit"] * commits
+
+
+def test_what_was_committed_with_the_headers_is_not_committed_again(spy: Spy) -> None:
+    manager = Counting(spy)
+    serve(manager, returning(iter([b"x"]), lambda session: session.setdefault("n", 2)))
     assert manager.asked == ["commit"]
 
 

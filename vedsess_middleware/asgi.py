@@ -72,7 +72,7 @@ class SessionMiddleware:
         except Exception as error:
             if not await exchange.replaces(error):
                 raise
-        if not exchange.idle:
+        if exchange.has_work():
             await exchange.finish()
 
     def _is_excluded(self, scope: Scope) -> bool:
@@ -117,23 +117,18 @@ def _request_info(scope: Scope, trusted_proxies: int) -> RequestInfo:
 class _Exchange:
     """One request and its response, or one websocket."""
 
+    _left = _replaced = _disconnected = _server_error = False
+    _cookie: str | None = None
+
     def __init__(self, manager: SessionManager, session: Session, scope: Scope, receive: Receive, send: Send) -> None:
-        state = state_of(session)
-        self._manager, self._session, self._state = manager, session, state
+        self._manager, self._session, self._state = manager, session, state_of(session)
         self._request, self._receive, self._send = scope, receive, send
         self.scope = {**scope, "session": session}
-        self._websocket = scope["type"] == "websocket"
-        self._had_session = state.ticket is not None or state.failure is not None
-        self._left = self._replaced = self._disconnected = self._server_error = False
-        self._cookie: str | None = None
-        state.save = self._save
+        self._state.save = self._save
 
-    @property
-    def idle(self) -> bool:
-        """Whether the app left its session alone, and no work waits for the end of the response."""
-        if self._state.touched or self.scope.get("session") is not self._session:
-            return False
-        return not (self._had_session and self._manager.pending)
+    def has_work(self) -> bool:
+        """Whether anything is left to be done, now that the app has returned."""
+        return self._needs_commit() or self._has_upkeep()
 
     # -- what the app calls ----------------------------------------------------------------------------------------
 
@@ -148,22 +143,30 @@ class _Exchange:
         kind = message["type"]
         if kind in _START:
             self._server_error = message.get("status", 200) >= 500
-            if not self.idle:
-                await self._leave(message)
-                return
+            if self._needs_commit():
+                self._cookie = await self._commit() or self._cookie
+                if self._state.refused:
+                    await self._replace()
+                    return
             self._left = True
-        elif kind in _END and not message.get("more_body", False) and not self.idle:
-            await self._commit_rest()
+            if self._state.accessed or self._cookie:
+                message = self._with_session_headers(message)
             await self._send(message)
-            await self._after_response()
-            return
-        await self._send(message)
+        elif kind in _END and not message.get("more_body", False):
+            if self._needs_commit():
+                await self._commit_rest()
+            await self._send(message)
+            if self._has_upkeep():
+                await self._manager.after_response()
+        else:
+            await self._send(message)
 
     async def _save(self) -> None:
         self._take_replacement()
         cookie = await self._manager.commit(self._session, self._info, headers_left=self._left)
         self._cookie = cookie or self._cookie
-        await self._after_response()
+        if self._has_upkeep():
+            await self._manager.after_response()
 
     # -- what comes of it ------------------------------------------------------------------------------------------
 
@@ -171,9 +174,10 @@ class _Exchange:
         """The app has returned: write what it changed since, and answer for it if it could not."""
         if self._state.refused and not self._left:
             await self._replace()
-        elif self._left or self._websocket:
+        elif self._left or self._is_websocket:
             await self._commit_rest()
-            await self._after_response()
+            if self._has_upkeep():
+                await self._manager.after_response()
         else:
             await self._drop_changes()
 
@@ -188,14 +192,10 @@ class _Exchange:
             await self._drop_changes()
         return False
 
-    async def _leave(self, message: Message) -> None:
-        """Commit what the app did with its session, then let the headers go."""
-        self._cookie = await self._commit() or self._cookie
-        if self._state.refused:
-            await self._replace()
-        else:
-            self._left = True
-            await self._send(self._with_session_headers(message))
+    def _needs_commit(self) -> bool:
+        if self.scope.get("session") is not self._session:
+            return True
+        return self._manager.needs_commit(self._session, headers_left=self._left)
 
     async def _commit(self) -> str | None:
         if self._state.refused:
@@ -216,7 +216,7 @@ class _Exchange:
 
     async def _drop_changes(self) -> None:
         """The app failed: only a logout counts."""
-        if self._state.touched:
+        if self._state.ended:
             with suppress(StoreError):
                 await self._manager.commit_logout(self._session)
 
@@ -226,15 +226,18 @@ class _Exchange:
         if current is not self._session and isinstance(current, Mapping):
             self._session.assign(current)
 
-    async def _after_response(self) -> None:
-        if (self._had_session or self._state.touched) and self._manager.pending:
-            await self._manager.after_response()
+    def _has_upkeep(self) -> bool:
+        """Whether work waits for the end of the response; one that had nothing to do with a session does none."""
+        if not self._manager.pending:
+            return False
+        state = self._state
+        return state.ticket is not None or state.failure is not None or state.touched
 
     async def _replace(self) -> None:
         """Answer 503 in the app's place."""
         self._replaced = self._left = True
         prefix = ""
-        if self._websocket:
+        if self._is_websocket:
             if "websocket.http.response" not in self._request.get("extensions", {}):
                 await self._send({"type": "websocket.close", "code": _TRY_AGAIN_LATER})
                 return
@@ -245,17 +248,18 @@ class _Exchange:
         await self._send({"type": f"{prefix}http.response.body", "body": body})
 
     def _with_session_headers(self, message: Message) -> Message:
-        accessed = self._state.accessed
-        if not (accessed or self._cookie):
-            return message
-        headers, caching = [], []
-        for name, value in message.get("headers", ()):
-            if name.lower() in _CACHING:
-                caching.append((name.decode("latin-1"), value.decode("latin-1")))
-            else:
-                headers.append((name, value))
-        headers += _encoded(session_headers(caching, accessed=accessed, set_cookie=self._cookie))
+        headers = list(message.get("headers", ()))
+        caching = [pair for pair in headers if pair[0].lower() in _CACHING]
+        if not (caching or self._cookie):
+            return {**message, "headers": [*headers, _VARY]}
+        headers = [pair for pair in headers if pair not in caching]
+        decoded = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in caching]
+        headers += _encoded(session_headers(decoded, accessed=self._state.accessed, set_cookie=self._cookie))
         return {**message, "headers": headers}
+
+    @property
+    def _is_websocket(self) -> bool:
+        return self._request["type"] == "websocket"  # type: ignore[no-any-return]
 
     @property
     def _info(self) -> RequestInfo:
@@ -264,3 +268,6 @@ class _Exchange:
 
 def _encoded(headers: list[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
     return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+
+
+[_VARY] = _encoded(session_headers([], accessed=True, set_cookie=None))

@@ -174,7 +174,8 @@ class Session(dict[str, Any]):
         self._read()
         dict.clear(self)
         dict.update(self, values)
-        self._state.written = True
+        state = self._state
+        state.written = state.editable = state.suspect = True
 
     def changes(self) -> Changes:
         """Compare what the app wrote or was given with what is stored.
@@ -219,9 +220,12 @@ class Session(dict[str, Any]):
 
     def _read_one(self, name: str) -> None:
         """Have this value decoded, if there is one."""
-        self._read()
+        self._state.accessed = True
+        if dict.__contains__(self, _UNTOUCHED):
+            self._load()
+            self._fill()
         if dict.get(self, name) is _STORED:
-            self._decode([name])
+            self._decode((name,))
 
     def _read_all(self) -> None:
         """Have all values decoded.
@@ -236,10 +240,17 @@ class Session(dict[str, Any]):
 
     def _write(self) -> None:
         state = self._state
-        state.written = True
+        state.written = state.suspect = True
         # Which of several cookies is alive, only the stores know.
         if not state.loaded and (state.failure or len(state.tickets) > 1):
             self._load()
+
+    def _note_held(self, value: object) -> None:
+        """The session holds a new value from now on."""
+        state = self._state
+        state.suspect = True
+        if type(value) not in _CONSTANTS:
+            state.editable = True
 
     def _load(self) -> None:
         state = self._state
@@ -261,16 +272,16 @@ class Session(dict[str, Any]):
         dict.update(self, values)
 
     def _decode(self, names: Iterable[str]) -> None:
-        state, values = self._state, dict[str, object]()
-        encoded, decode = state.encoded, state.opener.codec.decode
+        state = self._state
+        encoded, given, decode = state.encoded, state.handed_out, state.opener.codec.decode
         try:
             for name in names:
-                values[name] = decode(encoded[name])
+                value = given[name] = decode(encoded[name])
+                dict.__setitem__(self, name, value)
+                if type(value) not in _CONSTANTS:
+                    state.editable = state.suspect = True
         except SerializationError as error:
             self._reject(error)
-            return
-        state.handed_out.update(values)
-        dict.update(self, values)
 
     def _reject(self, error: SerializationError) -> None:
         """A session with a value that cannot be read is over: what the app wrote in this request begins a new one."""
@@ -283,6 +294,7 @@ class Session(dict[str, Any]):
         }
         state.opener.reject(state, error)
         state.forget()
+        state.suspect = True
         if state.intent == "regenerate":
             state.intent = None
         dict.clear(self)
@@ -356,37 +368,43 @@ class Session(dict[str, Any]):
 
     def pop(self, name: str, *default: Any) -> Any:
         self._read_one(name)
+        self._state.suspect = True
         return dict.pop(self, name, *default)
 
     def popitem(self) -> tuple[str, Any]:
         self._read_all()
+        self._state.suspect = True
         return dict.popitem(self)
 
     def setdefault(self, name: str, default: Any = None) -> Any:
         self._read_one(name)
+        self._note_held(default)
         return dict.setdefault(self, name, default)
 
     def clear(self) -> None:
         self._read()
+        self._state.suspect = True
         dict.clear(self)
 
     def __delitem__(self, name: str) -> None:
         self._read()
+        self._state.suspect = True
         dict.__delitem__(self, name)
 
     # -- writers do not load ---------------------------------------------------------------------------------------
 
     def __setitem__(self, name: str, value: Any) -> None:
         self._write()
+        self._note_held(value)
         dict.__setitem__(self, name, value)
 
     def update(self, *values: Any, **more: Any) -> None:
         self._write()
+        self._state.editable = True  # for all that is known of them
         dict.update(self, *values, **more)
 
     def __ior__(self, other: Any) -> Self:  # type: ignore[override]
-        self._write()
-        dict.update(self, other)
+        self.update(other)
         return self
 
     # -- copies ----------------------------------------------------------------------------------------------------

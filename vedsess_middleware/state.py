@@ -66,6 +66,8 @@ class State:
         save: commits now, as the front end wants it.
         accessed: the app read something: the response varies by cookie.
         written: the app wrote something.
+        editable: it holds a value that it can edit without the session's hearing of it.
+        suspect: so it does, or it wrote something since the last commit: what is stored may have to change.
         failure: why it could not be loaded or committed.
         refused: the app needed it nevertheless: the answer is a 503.
         ended: keys of sessions that the app ended in this request.
@@ -79,6 +81,8 @@ class State:
     save: Callable[[], Awaitable[object]] | None = None
     accessed = False
     written = False
+    editable = False
+    suspect = False
     failure: StoreError | None = None
     refused = False
     ended: Sequence[str] = ()

@@ -130,7 +130,7 @@ class _Response:
 
     def leave(self) -> None:
         """Commit what the app did with its session, then give the headers to the server."""
-        if self._state.touched:
+        if self._manager.needs_commit(self._session):
             self._cookie = self._commit() or self._cookie
             self.replaced = self._state.refused
         if not (self._status or self.replaced):
@@ -177,12 +177,12 @@ class _Response:
         """Write what changed after the headers had left."""
         if self._status[:1] == "5":
             self.drop_changes()
-        elif self._state.touched and not self.replaced:
+        elif not self.replaced and self._manager.needs_commit(self._session, headers_left=True):
             run_blocking(self._manager.commit(self._session, headers_left=True))
 
     def drop_changes(self) -> None:
         """The app raised: only a logout counts."""
-        if self._state.touched:
+        if self._state.ended:
             with suppress(StoreError):
                 run_blocking(self._manager.commit_logout(self._session))
 

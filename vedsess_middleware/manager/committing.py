@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from vedsess_middleware.concurrency import settle
 from vedsess_middleware.cookies import Ticket
-from vedsess_middleware.errors import CorruptRecord
+from vedsess_middleware.errors import CorruptRecord, StoreError
 from vedsess_middleware.events import IdChanged, RecordRejected, SessionCreated, SessionEnded, WriteRefused
 from vedsess_middleware.manager.opening import Opening
 from vedsess_middleware.manager.parts import Parts
@@ -44,18 +44,30 @@ class Commit:
     async def run(self) -> str | None:
         """Carry out what the app asked for, logout first."""
         state = self._state
-        removal = await self.end() if state.ended else None
-        changes = self._session.changes()
-        if not state.loaded:
-            cookie = await self._write_unread(changes)
-        elif state.is_new:
-            cookie = await self._create(changes)
-        elif state.intent and not self._headers_left:
-            cookie = await self._change_id(changes)
-        else:
-            if state.intent:
-                self._refuse("", "the headers had left, so the id could not change")
-            cookie = await self._update(changes) if changes else self._confirm()
+        if state.refused and state.failure is not None:
+            raise state.failure
+        if not state.touched:
+            return None
+        try:
+            removal = await self.end() if state.ended else None
+            changes = self._session.changes()
+            state.suspect = state.editable
+            if not state.loaded:
+                cookie = await self._write_unread(changes)
+            elif state.is_new:
+                cookie = await self._create(changes)
+            elif state.intent and not self._headers_left:
+                cookie = await self._change_id(changes)
+            else:
+                if state.intent:
+                    self._refuse("", "the headers had left, so the id could not change")
+                cookie = await self._update(changes) if changes else self._confirm()
+        except BaseException as error:
+            state.suspect = True
+            if isinstance(error, StoreError):
+                self._parts.note_failure(state, error)
+                state.refused = True
+            raise
         return None if self._headers_left else cookie or removal
 
     async def end(self) -> str | None:
@@ -169,16 +181,11 @@ class Commit:
         return self._answer(state.ticket, state.record.version, stale=state.record.stale)
 
     def _answer(self, ticket: Ticket, version: Version, *, stale: bool = False) -> str | None:
-        """A cookie where the browser has to know something new, or the one it has is getting old.
-
-        What is lost, and said to be, is not looked for again: then the cookie tells what there is.
-        """
-        at = self._parts.now
-        known = version == ticket.token or (not stale and ticket.token.covers(version))
-        if known and ticket.newest_key and at - ticket.issued_at <= self._parts.settings.idle_timeout / 2:
+        """A new cookie, where it has to be renewed."""
+        if not self._parts.renews(ticket, version, stale=stale):
             return None
         token = version if stale else ticket.token.join(version)
-        return self._give(Ticket(ticket.session_id, token, at))
+        return self._give(Ticket(ticket.session_id, token, self._parts.now))
 
     def _begun(self, ticket: Ticket, version: Version, record: Record, changes: Changes) -> str | None:
         state = self._state

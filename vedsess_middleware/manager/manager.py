@@ -1,8 +1,9 @@
 """The manager: every step of a session's life, for the front ends, for workers and for scripts."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
+from typing import Any
 
 from vedsess_middleware.codec import Codec, JsonCodec
 from vedsess_middleware.concurrency import run_blocking, settle
@@ -81,16 +82,23 @@ class SessionManager:
         await self.load(session)
         return session
 
-    async def load(self, session: Session) -> None:
+    def load(self, session: Session) -> Coroutine[Any, Any, None]:
         """Ask the stores for the session; a no-op if that has been done.
 
         Where no store can say, the session remembers that, and raises `StoreUnavailable` when it is touched.
         """
-        state = state_of(session)
-        if not state.loaded:
-            await self._opening.load(state)
+        return self._opening.load(state_of(session))
 
     # -- commit ----------------------------------------------------------------------------------------------------
+
+    def needs_commit(self, session: Session, *, headers_left: bool = False) -> bool:
+        """Whether `commit` would have anything to do.  Costs next to nothing to ask."""
+        state = state_of(session)
+        if state.suspect or state.ended or state.intent or state.refused:
+            return True
+        if headers_left or not state.accessed or state.ticket is None or state.record is None:
+            return False
+        return self._parts.renews(state.ticket, state.record.version, stale=state.record.stale)
 
     async def commit(
         self, session: Session, info: RequestInfo = RequestInfo(), *, headers_left: bool = False
@@ -107,17 +115,7 @@ class SessionManager:
             StoreUnavailable: no store took it; nothing may be concluded, and the cookie stays as it is.
             SerializationError: a value cannot be stored.
         """
-        state = state_of(session)
-        if state.refused and state.failure is not None:
-            raise state.failure
-        if not state.touched:
-            return None
-        try:
-            return await Commit(self._parts, self._opening, session, info, headers_left).run()
-        except StoreError as error:
-            self._parts.note_failure(state, error)
-            state.refused = True
-            raise
+        return await Commit(self._parts, self._opening, session, info, headers_left).run()
 
     async def commit_logout(self, session: Session, info: RequestInfo = RequestInfo()) -> str | None:
         """Carry out only what ends a session: the request failed, and its other changes are dropped.

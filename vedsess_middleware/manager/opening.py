@@ -45,6 +45,8 @@ class Opening:
 
     async def load(self, state: State) -> None:
         """Ask the store for the session of each genuine cookie, until one is alive."""
+        if state.loaded:
+            return
         parts = self._parts
         for ticket in state.tickets:
             at = parts.now

@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Callable, Mapping
 
 from vedsess_middleware.codec import Codec
-from vedsess_middleware.cookies import CookieJar
+from vedsess_middleware.cookies import CookieJar, Ticket
 from vedsess_middleware.errors import StoreError, StoreMisconfigured
 from vedsess_middleware.events import EventHook, SessionUnavailable, StoreRefused
 from vedsess_middleware.request import RequestInfo
@@ -47,6 +47,7 @@ class Parts:
         self.store, self.settings, self.jar, self.codec, self.clock = store, settings, jar, codec, clock
         self.on_event = on_event
         self.refresh = min(60.0, settings.idle_timeout / 10)
+        self._renewed_after = settings.idle_timeout / 2
 
     @property
     def now(self) -> float:
@@ -57,6 +58,14 @@ class Parts:
     def until(self) -> float:
         """When no copy of a session that is ended now can still be alive."""
         return self.now + self.settings.idle_timeout
+
+    def renews(self, ticket: Ticket, version: Version, *, stale: bool) -> bool:
+        """Whether the browser has to know something new, or the cookie that it has is getting old.
+
+        What is lost, and said to be, is not looked for again: then the cookie tells what there is.
+        """
+        known = version == ticket.token or (not stale and ticket.token.covers(version))
+        return not (known and ticket.newest_key and self.clock() - ticket.issued_at <= self._renewed_after)
 
     def first_record(self, values: Mapping[str, str], info: RequestInfo, *, at: float, user_id: str | None) -> Record:
         """A record of these encoded values, used now for the first time."""
