@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
@@ -217,6 +218,30 @@ def test_an_untouched_response_is_sent_as_it_is(manager: SessionManager, spy: Sp
         sent = await serve(manager, answering(start(), body(b"x", more=True), body(b"y")))
         assert sent == [start(), body(b"x", more=True), body(b"y")]
         assert spy.calls == []
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("work", [lambda session: None, dict, lambda session: session.update(n=2)])
+def test_a_session_that_outlives_its_request_keeps_nothing_of_it_and_can_still_be_saved(
+    manager: SessionManager, work: Work
+) -> None:
+    async def scenario() -> None:
+        cookies = await begun(manager, n=1)
+        sessions: list[Any] = []
+        messages = Messages("http")
+        gone = weakref.ref(messages)
+
+        def use(scope: Scope) -> None:
+            work(scope["session"])
+            sessions.append(scope["session"])
+
+        await serve(manager, answering(use, start(), body()), cookies=cookies, messages=messages)
+        del messages
+        assert gone() is None
+        sessions[0]["late"] = True
+        await sessions[0].save()
+        assert (await stored(manager, cookies))["late"] is True
 
     asyncio.run(scenario())
 

@@ -74,6 +74,7 @@ class SessionMiddleware:
                 raise
         if exchange.has_work():
             await exchange.finish()
+        state_of(session).save = None  # no cycle: all of this goes with the request
 
     def _is_excluded(self, scope: Scope) -> bool:
         excluded = self.manager.settings.exclude

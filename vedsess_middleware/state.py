@@ -134,6 +134,11 @@ class State:
         """Whether the app did anything with the session."""
         return self.accessed or self.written or bool(self.ended)
 
+    def take(self, ticket: Ticket, record: Record) -> None:
+        """Be the state of the session that was loaded."""
+        self.ticket, self.encoded = ticket, record.values
+        self._record, self._tickets, self.loaded = record, (ticket,), True
+
     def stored_after(self, changes: Changes) -> dict[str, str]:
         """The values that are stored once these changes are."""
         stored = {**self.encoded, **changes.put}

@@ -1,6 +1,7 @@
 """From a changed session to the stores, and to the cookie that the browser is answered with."""
 
 from dataclasses import replace
+from types import CoroutineType
 
 from vedsess_middleware.concurrency import settle
 from vedsess_middleware.cookies import Ticket
@@ -162,7 +163,8 @@ class Commit:
 
     async def _send(self, key: str, delta: Delta) -> Written | None:
         try:
-            return await settle(self._parts.store.update(key, delta))
+            written = self._parts.store.update(key, delta)
+            return await written if type(written) is CoroutineType else await settle(written)
         except CorruptRecord as error:
             self._parts.on_event(RecordRejected(session=key[:8], reason=str(error)))
             return None

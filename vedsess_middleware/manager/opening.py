@@ -1,6 +1,7 @@
 """From cookies to a loaded session."""
 
 from collections.abc import Awaitable, Callable
+from types import CoroutineType
 
 from vedsess_middleware.concurrency import run_blocking, settle
 from vedsess_middleware.cookies import Rejection, Ticket
@@ -9,7 +10,6 @@ from vedsess_middleware.events import CookieRejected, RecordRejected, UnknownSes
 from vedsess_middleware.manager.parts import Parts
 from vedsess_middleware.session import Session
 from vedsess_middleware.state import State
-from vedsess_middleware.stores.record import Record
 
 __all__ = ["Opening"]
 
@@ -51,11 +51,11 @@ class Opening:
         for ticket in state.tickets:
             at = parts.now
             try:
-                record = await settle(
-                    parts.store.load(
-                        ticket.key, at=at, refresh=parts.refresh, token=ticket.token, token_at=ticket.issued_at
-                    )
+                found = parts.store.load(
+                    ticket.key, at=at, refresh=parts.refresh, token=ticket.token, token_at=ticket.issued_at
                 )
+                # `settle` would be one coroutine more in the way of every request.
+                record = await found if type(found) is CoroutineType else await settle(found)
             except CorruptRecord as error:
                 self._tell(ticket, error)
                 continue
@@ -64,7 +64,7 @@ class Opening:
                 return
             # Merged with what an outage hid, a record may say that it lives beyond its deadline.
             if record is not None and not record.gone and at < record.expires_at and at < record.deadline_at:
-                _take(state, ticket, record)
+                state.take(ticket, record)
                 return
             if record is not None and record.gone:
                 state.tombstone_at = record.updated_at
@@ -93,8 +93,3 @@ class Opening:
 
     def _tell(self, ticket: Ticket, error: CorruptRecord | SerializationError) -> None:
         self._parts.on_event(RecordRejected(session=ticket.key[:8], reason=str(error)))
-
-
-def _take(state: State, ticket: Ticket, record: Record) -> None:
-    state.ticket, state.record, state.encoded = ticket, record, record.values
-    state.tickets, state.loaded = (ticket,), True
