@@ -14,7 +14,7 @@ from vedsess_middleware.stores.contract import Found, Stats, Written
 from vedsess_middleware.stores.record import Delta, Record, Version
 from vedsess_middleware.stores.redis.census import Census
 from vedsess_middleware.stores.redis.client import Client, redis_client
-from vedsess_middleware.stores.redis.hashes import from_hash, instant, milliseconds, to_arguments, to_hash
+from vedsess_middleware.stores.redis.hashes import from_hash, iso, milliseconds, to_arguments, to_hash
 from vedsess_middleware.stores.redis.scripts import session_script
 from vedsess_middleware.stores.redis.wire import Argument, Call, Command, Wire
 
@@ -216,17 +216,19 @@ class RedisStore:
 
     async def update(self, key: str, delta: Delta, *, due: int = 0) -> Written | None:
         known = str(delta.loaded.version) if delta.loaded else ""
-        about = milliseconds(delta.at), str(delta.base), known, delta.commit_id, int(delta.whole)
-        arguments: list[Argument] = [*about, *to_arguments(delta), "update"]
+        times = iso(delta.at), iso(delta.at - delta.refresh), milliseconds(delta.at)
+        about = *delta.base, known, delta.commit_id, int(delta.whole)
+        arguments: list[Argument] = [*times, *about, *to_arguments(delta), "update"]
         (outcome, *facts), *_ = await self._wire.exchange(*self._listing(due, key, arguments))
         if outcome == b"gone":
             return Written(gone=True)
         if outcome != b"ok":
             return None
-        version, expires, used, user, *rest = facts
-        if expires and instant(used) < delta.at - delta.refresh:
+        version, *facts = facts
+        if len(facts) > 1:
+            expires, user, *facts = facts
             self._later.used[key] = user.decode() or None, 0.0, expires / 1000
-        return self._written(key, delta, Version.parse(version.decode()), rest)
+        return self._written(key, delta, Version.parse(version.decode()), facts)
 
     async def end(
         self,
@@ -347,9 +349,10 @@ class RedisStore:
     def _written(self, key: str, delta: Delta, version: Version, rest: Sequence[Any]) -> Written:
         if rest:
             return Written(version=version, record=from_hash(key, _pairs(rest[0])))
+        if not delta.whole or delta.loaded is None:
+            return Written(version=version)
         # Nobody wrote since the request loaded it, so what is stored is what it loaded and this delta.
-        alone = delta.loaded and version == delta.loaded.version._replace(r=delta.loaded.version.r + 1)
-        return Written(version=version, record=delta.loaded.written(delta, version) if delta.loaded and alone else None)
+        return Written(version=version, record=delta.loaded.written(delta, version))
 
     def _call(self, name: str, key: str, *arguments: Argument) -> Command:
         return Call(self._script, [self._session + key], [*arguments, name])
