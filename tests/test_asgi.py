@@ -262,6 +262,23 @@ class Counting(SessionManager):
         return await super().commit_logout(*args, **options)
 
 
+def test_what_waits_for_the_end_of_a_response_is_looked_for_once(spy: Spy) -> None:
+    class Asked(SessionManager):
+        times = 0
+
+        @property
+        def pending(self) -> bool:
+            self.times += 1
+            return False
+
+    async def scenario() -> None:
+        manager = Asked(cast(Store, spy), Settings(secret_key=SECRET_KEY))
+        await serve(manager, answering(lambda scope: scope["session"].get("n"), start(), body(more=True), body()))
+        assert manager.times == 1
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("genuine", [False, True])
 def test_an_untouched_request_asks_nothing_of_the_manager_however_it_ends(spy: Spy, genuine: bool) -> None:
     async def scenario() -> None:

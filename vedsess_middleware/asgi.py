@@ -118,7 +118,7 @@ def _request_info(scope: Scope, trusted_proxies: int) -> RequestInfo:
 class _Exchange:
     """One request and its response, or one websocket."""
 
-    _left = _replaced = _disconnected = _server_error = False
+    _left = _ended = _replaced = _disconnected = _server_error = False
     _cookie: str | None = None
 
     def __init__(self, manager: SessionManager, session: Session, scope: Scope, receive: Receive, send: Send) -> None:
@@ -129,7 +129,7 @@ class _Exchange:
 
     def has_work(self) -> bool:
         """Whether anything is left to be done, now that the app has returned."""
-        return self._needs_commit() or self._has_upkeep()
+        return self._needs_commit() or (not self._ended and self._has_upkeep())
 
     # -- what the app calls ----------------------------------------------------------------------------------------
 
@@ -157,6 +157,7 @@ class _Exchange:
             if self._needs_commit():
                 await self._commit_rest()
             await self._send(message)
+            self._ended = True
             if self._has_upkeep():
                 await self._manager.after_response()
         else:
@@ -251,11 +252,14 @@ class _Exchange:
     def _with_session_headers(self, message: Message) -> Message:
         headers = list(message.get("headers", ()))
         caching = [pair for pair in headers if pair[0].lower() in _CACHING]
-        if not (caching or self._cookie):
-            return {**message, "headers": [*headers, _VARY]}
-        headers = [pair for pair in headers if pair not in caching]
-        decoded = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in caching]
-        headers += _encoded(session_headers(decoded, accessed=self._state.accessed, set_cookie=self._cookie))
+        if caching:
+            headers = [pair for pair in headers if pair not in caching]
+            decoded = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in caching]
+            headers += _encoded(session_headers(decoded, accessed=self._state.accessed, set_cookie=self._cookie))
+        elif self._cookie:
+            headers += (_VARY, _NO_STORE, (b"set-cookie", self._cookie.encode("latin-1")))
+        else:
+            headers.append(_VARY)
         return {**message, "headers": headers}
 
     @property
@@ -271,4 +275,5 @@ def _encoded(headers: list[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
     return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
 
 
-[_VARY] = _encoded(session_headers([], accessed=True, set_cookie=None))
+# What is added where the app says nothing of caching.
+[_VARY, _NO_STORE, _] = _encoded(session_headers([], accessed=True, set_cookie="any"))

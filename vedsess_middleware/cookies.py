@@ -103,10 +103,11 @@ class CookieJar:
     def set(self, ticket: Ticket, *, secure: bool) -> str:
         """The Set-Cookie header for this ticket, valid in the browser for the idle timeout."""
         milliseconds = round(ticket.issued_at * 1000)
-        value = self._keys[0].sign(f"{ticket.session_id}.{ticket.token}.{milliseconds:x}").decode()
+        text = f"{ticket.session_id}.{ticket.token}.{milliseconds:x}"
+        signature = self._keys[0].get_signature(text.encode()).decode()
         before_value, before_date, after_date = self._frames[secure]
         date = _date(round(ticket.issued_at) + self._max_age)
-        return f"{before_value}{value}{before_date}{date}{after_date}"
+        return f"{before_value}{text}.{signature}{before_date}{date}{after_date}"
 
     def remove(self, *, secure: bool) -> str:
         """The Set-Cookie header that removes it.  It repeats every attribute, or browsers would ignore it."""
