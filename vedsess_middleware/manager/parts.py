@@ -52,7 +52,7 @@ class Parts:
     @property
     def now(self) -> float:
         """Epoch seconds, to the millisecond, as exact as a record holds them."""
-        return round(self.clock(), 3)
+        return round(self.clock() * 1000) / 1000
 
     @property
     def until(self) -> float:
