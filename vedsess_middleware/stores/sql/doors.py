@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import greenlet_spawn
 
-__all__ = ["Doors", "begin_transactions", "for_statements", "for_writes", "is_marked"]
+__all__ = ["Doors", "begin_transactions", "for_writes", "is_marked"]
 
 T = TypeVar("T")
 AnyEngine = TypeVar("AnyEngine", Engine, AsyncEngine)
@@ -30,16 +30,8 @@ def for_writes(engine: AnyEngine) -> AnyEngine:
     return engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE" if engine.dialect.name == "sqlite" else "BEGIN"})
 
 
-def for_statements(engine: AnyEngine) -> AnyEngine:
-    """The same engine over the same pool, for statements that are each a transaction of its own.
-
-    It is for `connect`, and never for `begin`.
-    """
-    return engine.execution_options(**{_BEGIN: ""})
-
-
 def is_marked(connection: Connection) -> bool:
-    """Whether it comes from an engine for writes or for statements."""
+    """Whether it is for writes, or for statements."""
     return _BEGIN in connection.get_execution_options()
 
 
@@ -54,7 +46,7 @@ class Doors(NamedTuple):
     def of(cls, engine: Engine | AsyncEngine) -> Self:
         """The ways into the pool of this engine."""
         inner = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
-        return cls(engine, for_statements(inner), for_writes(inner))
+        return cls(engine, inner, for_writes(inner))
 
     async def enter(self, task: Callable[[Connection], T], *, alone: bool) -> T:
         """Do this on a connection; `alone`: each statement is a transaction of its own.
@@ -76,7 +68,7 @@ class Doors(NamedTuple):
 
 def _with_statements(engine: Engine, task: Callable[[Connection], T]) -> T:
     with engine.connect() as connection:
-        return task(connection)
+        return task(connection.execution_options(**{_BEGIN: ""}))
 
 
 def _with_transaction(engine: Engine, task: Callable[[Connection], T]) -> T:
@@ -85,7 +77,7 @@ def _with_transaction(engine: Engine, task: Callable[[Connection], T]) -> T:
 
 
 def begin_transactions(engine: Engine) -> None:
-    """Begin what is not `for_statements`, over a driver in autocommit."""
+    """Begin transactions by ourselves, over a driver in autocommit; none for the statements that come by `Doors`."""
     event.listen(engine, "begin", _choose_autocommit if engine.driver == "asyncpg" else _begin)
     _spare_rollbacks(engine.dialect)
 

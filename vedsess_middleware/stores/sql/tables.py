@@ -4,7 +4,7 @@ Column names are those of the seed application.  `session_id` is the key, never 
 that is not active is a tombstone.  `s` and `r` are the version; `fields` is a JSON object of `stamp:JSON` by name.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -98,23 +98,25 @@ def from_row(row: Sequence[Any]) -> Record:
     Raises:
         CorruptRecord: its fields are not ours.
     """
-    record = frame(row)
-    if record.gone:
-        return record
     try:
-        return record.replace(fields=Stamped(_decode(row[-1])))
+        return _record(row, lambda: Stamped(_decode(row[-1])))
     except ValueError as error:
         raise CorruptRecord("a row of the session table is not a session") from error
 
 
 def frame(row: Sequence[Any]) -> Record:
     """Read a row without its fields: that works whatever is in them."""
+    return _record(row, dict)
+
+
+def _record(row: Sequence[Any], fields: Callable[[], dict[str, Field]]) -> Record:
     _, user, fingerprint, created, updated, used, expires, active, agent, address, idle, deadline, s, r, dirty, _ = row
     if not active:
         ended = Record.tombstone(version=Version(s, r), at=_epoch(updated), until=_epoch(expires))
         return ended.replace(dirty=dirty)
     return Record(
         version=Version(s, r),
+        fields=fields(),
         created_at=_epoch(created),
         updated_at=_epoch(updated),
         last_activity=_epoch(used),
