@@ -768,10 +768,10 @@ def test_a_copy_that_comes_late_does_not_push_out_a_tombstone_that_waits() -> No
     pair.secondary.always = "refuse"
     mirror_later = pair.store._mirrored
 
-    async def mirror_slowly(name: str, record: Record, due: int) -> Record:
+    async def mirror_slowly(*copy: Any, **options: Any) -> Record:
         del vars(pair.store)["_mirrored"]
         await pair.store.end([KEY], at=AT, until=UNTIL)
-        return await mirror_later(name, record, due)
+        return await mirror_later(*copy, **options)
 
     vars(pair.store)["_mirrored"] = mirror_slowly
     pair.write(token, a="3")

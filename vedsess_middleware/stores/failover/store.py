@@ -191,7 +191,7 @@ class FailoverStore:
             return delta, None
         if written is None or written.gone or written.record is None or not pair.mirrors:
             return delta, written
-        row = await self._mirrored(key, written.record, due)
+        row = await self._mirrored(key, written.record, due, before=delta.loaded)
         if row.gone:
             return delta, Written(gone=True, version=row.version)
         return delta, Written(version=written.version.join(row.version), record=written.record)
@@ -304,12 +304,12 @@ class FailoverStore:
         await self._owe({key: merge(record, waiting) if waiting else record})
         return await pair.second.ask(partial(self.secondary.merge, key, record))
 
-    async def _mirrored(self, key: str, record: Record, due: int) -> Record:
+    async def _mirrored(self, key: str, record: Record, due: int, before: Record | None = None) -> Record:
         """Owe the secondary a copy, or give it at once: return what is known to be stored."""
         pair = self._pair
         if not pair.mirrors:
             return record
-        copy = pair.copies.add(key, record, due)
+        copy = pair.copies.add(key, record, due, before)
         if pair.mirror == "before-response":
             try:
                 return await self._upkeep.copy(key, copy)

@@ -216,7 +216,10 @@ class RedisStore:
 
     async def update(self, key: str, delta: Delta, *, due: int = 0) -> Written | None:
         known = str(delta.loaded.version) if delta.loaded else ""
-        times = iso(delta.at), iso(delta.at - delta.refresh), milliseconds(delta.at)
+        # What the request loaded says whether the use is due; without it, the script looks.
+        lately = delta.at - delta.refresh
+        due_before = "" if delta.loaded and delta.loaded.last_activity >= lately else iso(lately)
+        times = iso(delta.at), due_before, milliseconds(delta.at)
         about = *delta.base, known, delta.commit_id, int(delta.whole)
         arguments: list[Argument] = [*times, *about, *to_arguments(delta), "update"]
         (outcome, *facts), *_ = await self._wire.exchange(*self._listing(due, key, arguments))

@@ -109,7 +109,7 @@ def frame(row: Sequence[Any]) -> Record:
     return _record(row, dict)
 
 
-def _record(row: Sequence[Any], fields: Callable[[], dict[str, Field]]) -> Record:
+def _record(row: Sequence[Any], fields: Callable[[], Mapping[str, Field]]) -> Record:
     _, user, fingerprint, created, updated, used, expires, active, agent, address, idle, deadline, s, r, dirty, _ = row
     if not active:
         ended = Record.tombstone(version=Version(s, r), at=_epoch(updated), until=_epoch(expires))
