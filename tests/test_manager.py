@@ -273,6 +273,28 @@ def test_what_was_committed_needs_no_other_commit(small: Rig, spy: Spy) -> None:
     assert not small.manager.needs_commit(session)
 
 
+def test_what_is_still_being_committed_needs_a_commit(valkey: RedisServer, sqlite_url: str) -> None:
+    async def scenario() -> None:
+        manager = build_manager(
+            Settings(redis_url=valkey.url, database_url=sqlite_url, **PATIENT),
+            is_async=True,
+            on_event=lambda event: None,
+        )
+        session = await manager.open()
+        session["n"] = 1
+        saving = asyncio.ensure_future(manager.commit(session))
+        await asyncio.sleep(0)
+        assert manager.needs_commit(session)
+        session["m"] = 2
+        await saving
+        assert manager.needs_commit(session)
+        await manager.commit(session)
+        assert not manager.needs_commit(session)
+        await manager.aclose()
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("stops", [asyncio.CancelledError, SerializationError])
 def test_what_was_not_committed_still_needs_to_be(clock: Clock, stops: type[BaseException]) -> None:
     rig, store = spoilt_rig(clock)

@@ -172,10 +172,11 @@ class Session(dict[str, Any]):
     def assign(self, values: Mapping[str, Any]) -> None:
         """Take another mapping's content, where the app put one in the session's place."""
         self._read()
+        state = self._state
+        state.written = state.editable = True
+        state.edits += 1
         dict.clear(self)
         dict.update(self, values)
-        state = self._state
-        state.written = state.editable = state.suspect = True
 
     def changes(self) -> Changes:
         """Compare what the app wrote or was given with what is stored.
@@ -240,7 +241,8 @@ class Session(dict[str, Any]):
 
     def _write(self) -> None:
         state = self._state
-        state.written = state.suspect = True
+        state.written = True
+        state.edits += 1
         # Which of several cookies is alive, only the stores know.
         if not state.loaded and (state.failure or len(state.tickets) > 1):
             self._load()
@@ -248,7 +250,7 @@ class Session(dict[str, Any]):
     def _note_held(self, value: object) -> None:
         """The session holds a new value from now on."""
         state = self._state
-        state.suspect = True
+        state.edits += 1
         if type(value) not in _CONSTANTS:
             state.editable = True
 
@@ -279,7 +281,8 @@ class Session(dict[str, Any]):
                 value = given[name] = decode(encoded[name])
                 dict.__setitem__(self, name, value)
                 if type(value) not in _CONSTANTS:
-                    state.editable = state.suspect = True
+                    state.editable = True
+                    state.edits += 1
         except SerializationError as error:
             self._reject(error)
 
@@ -294,7 +297,7 @@ class Session(dict[str, Any]):
         }
         state.opener.reject(state, error)
         state.forget()
-        state.suspect = True
+        state.edits += 1
         if state.intent == "regenerate":
             state.intent = None
         dict.clear(self)
@@ -368,12 +371,12 @@ class Session(dict[str, Any]):
 
     def pop(self, name: str, *default: Any) -> Any:
         self._read_one(name)
-        self._state.suspect = True
+        self._state.edits += 1
         return dict.pop(self, name, *default)
 
     def popitem(self) -> tuple[str, Any]:
         self._read_all()
-        self._state.suspect = True
+        self._state.edits += 1
         return dict.popitem(self)
 
     def setdefault(self, name: str, default: Any = None) -> Any:
@@ -383,12 +386,12 @@ class Session(dict[str, Any]):
 
     def clear(self) -> None:
         self._read()
-        self._state.suspect = True
+        self._state.edits += 1
         dict.clear(self)
 
     def __delitem__(self, name: str) -> None:
         self._read()
-        self._state.suspect = True
+        self._state.edits += 1
         dict.__delitem__(self, name)
 
     # -- writers do not load ---------------------------------------------------------------------------------------

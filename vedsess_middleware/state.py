@@ -67,7 +67,8 @@ class State:
         accessed: the app read something: the response varies by cookie.
         written: the app wrote something.
         editable: it holds a value that it can edit without the session's hearing of it.
-        suspect: so it does, or it wrote something since the last commit: what is stored may have to change.
+        edits: how often it wrote something, or was given something to edit.
+        committed: how many of them have been committed; none any more, once it holds something that it can edit.
         failure: why it could not be loaded or committed.
         refused: the app needed it nevertheless: the answer is a 503.
         ended: keys of sessions that the app ended in this request.
@@ -82,7 +83,8 @@ class State:
     accessed = False
     written = False
     editable = False
-    suspect = False
+    edits = 0
+    committed = 0
     failure: StoreError | None = None
     refused = False
     ended: Sequence[str] = ()

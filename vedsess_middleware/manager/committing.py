@@ -51,8 +51,7 @@ class Commit:
             return None
         try:
             removal = await self.end() if state.ended else None
-            changes = self._session.changes()
-            state.suspect = state.editable
+            edits, changes = state.edits, self._session.changes()
             if not state.loaded:
                 cookie = await self._write_unread(changes)
             elif state.is_new:
@@ -63,12 +62,13 @@ class Commit:
                 if state.intent:
                     self._refuse("", "the headers had left, so the id could not change")
                 cookie = await self._update(changes) if changes else self._confirm()
-        except BaseException as error:
-            state.suspect = True
-            if isinstance(error, StoreError):
-                self._parts.note_failure(state, error)
-                state.refused = True
+        except StoreError as error:
+            self._parts.note_failure(state, error)
+            state.refused = True
             raise
+        # Another task may have committed more meanwhile.
+        if not state.editable and edits > state.committed:
+            state.committed = edits
         return None if self._headers_left else cookie or removal
 
     async def end(self) -> str | None:

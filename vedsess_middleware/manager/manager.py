@@ -94,11 +94,14 @@ class SessionManager:
     def needs_commit(self, session: Session, *, headers_left: bool = False) -> bool:
         """Whether `commit` would have anything to do.  Costs next to nothing to ask."""
         state = state_of(session)
-        if state.suspect or state.ended or state.intent or state.refused:
+        if state.edits != state.committed or state.ended or state.intent or state.refused:
             return True
-        if headers_left or not state.accessed or state.ticket is None or state.record is None:
+        if headers_left or not state.accessed:
             return False
-        return self._parts.renews(state.ticket, state.record.version, stale=state.record.stale)
+        ticket, record = state.ticket, state.record
+        if ticket is None or record is None:
+            return False
+        return self._parts.renews(ticket, record.version, stale=record.stale)
 
     async def commit(
         self, session: Session, info: RequestInfo = RequestInfo(), *, headers_left: bool = False
