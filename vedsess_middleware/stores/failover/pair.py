@@ -149,9 +149,9 @@ class Pair:
         news = await self.second.ask(self.secondary.poll)
         if self.mirrors and not news.epoch:
             epoch = await self.new_epoch()
-            # Nobody ever trusted anything, so there is nobody to wait for.
-            if await self.second.ask(partial(self.secondary.set_epoch, epoch, missing="")):
-                await self.first.ask(self.under(epoch).install)
+            # Nobody ever trusted anything, so there is nobody to wait for; and whoever hears of it finds it installed.
+            await self.first.ask(self.under(epoch).install)
+            await self.second.ask(partial(self.secondary.set_epoch, epoch, missing=""))
             news = await self.second.ask(self.secondary.poll)
         self.take(begun, news)
 
