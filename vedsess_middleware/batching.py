@@ -61,6 +61,9 @@ class Batcher(Generic[Item, Reply]):
         """
         while True:
             batch = self._gathering
+            if batch is None and self._alone and self._free == self._most:
+                async with asyncio.timeout(self._timeout):
+                    return await self._sent(list(items))
             if batch is None:
                 mine = _Asked[Item, Reply](items, None)
                 batch = self._gathering = [mine]
@@ -83,18 +86,11 @@ class Batcher(Generic[Item, Reply]):
     async def _lead(self, batch: list[_Asked[Item, Reply]], mine: _Asked[Item, Reply]) -> list[Reply]:
         try:
             async with asyncio.timeout(self._timeout):
-                if not (self._alone and self._free == self._most):
-                    await self._gathered()
+                await self._gathered()
                 self._gathering = None
-                self._free -= 1
-                try:
-                    others = [asked for asked in batch if asked is not mine and not _left(asked)]
-                    self._alone = not others
-                    items = [*mine.items, *(item for asked in others for item in asked.items)]
-                    replies = await self._carry(items)
-                finally:
-                    self._free += 1
-                    self._let_next_go()
+                others = [asked for asked in batch if asked is not mine and not _left(asked)]
+                self._alone = not others
+                replies = await self._sent([*mine.items, *(item for asked in others for item in asked.items)])
         except BaseException as error:
             if self._gathering is batch and isinstance(error, asyncio.CancelledError):
                 self._hand_over(batch, mine)
@@ -116,9 +112,14 @@ class Batcher(Generic[Item, Reply]):
             self._landed = asyncio.get_running_loop().create_future()
             await self._landed
 
-    def _let_next_go(self) -> None:
-        if self._landed is not None and not self._landed.done():
-            self._landed.set_result(None)
+    async def _sent(self, items: list[Item]) -> list[Reply]:
+        self._free -= 1
+        try:
+            return await self._carry(items)
+        finally:
+            self._free += 1
+            if self._landed is not None and not self._landed.done():
+                self._landed.set_result(None)
 
     def _hand_over(self, batch: list[_Asked[Item, Reply]], mine: _Asked[Item, Reply]) -> None:
         """Let another one lead that has joined; without one, the batch is off."""

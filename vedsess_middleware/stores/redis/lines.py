@@ -4,14 +4,14 @@ Pooling, packing, sending and reading are redis-py's; what its client does aroun
 is asked through its client.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from redis import Connection
 from redis.exceptions import ResponseError
 
 from vedsess_middleware.batching import Batcher
-from vedsess_middleware.concurrency import Maybe, settle
+from vedsess_middleware.concurrency import Maybe
 from vedsess_middleware.stores.redis.client import Client, is_cluster
 
 __all__ = ["Lines", "Words", "lines_of"]
@@ -38,9 +38,10 @@ def lines_of(client: Client, *, is_async: bool, timeout: float) -> Lines:
         is_async: for an event loop, or blocking.
         timeout: seconds that an exchange may take on an event loop; blocking connections have their own.
     """
-    if is_async:
-        return _SharedLines(_ClusterLines(client) if is_cluster(client) else _AsyncLines(client), timeout=timeout)
-    return _ClusterLines(client) if is_cluster(client) else _BlockingLines(client)
+    if not is_async:
+        return _ClusterLines(client) if is_cluster(client) else _BlockingLines(client)
+    carry: Any = _ClusterLines(client).exchange if is_cluster(client) else _AsyncLines(client).exchange
+    return _SharedLines(Batcher(carry, timeout=timeout))
 
 
 class _BlockingLines:
@@ -126,16 +127,8 @@ class _SharedLines:
     """Lets the commands of concurrent requests ride together, two batches at a time.  For one event loop.
 
     Args:
-        lines: what carries them.
-        timeout: seconds that an exchange may take.
+        batcher: which carries them.
     """
 
-    def __init__(self, lines: Lines, *, timeout: float) -> None:
-        self._lines = lines
-        self._batcher = Batcher[Words, Any](self._carry, timeout=timeout)
-
-    def exchange(self, commands: Sequence[Words]) -> Awaitable[Replies]:
-        return self._batcher.ask(commands)
-
-    def _carry(self, commands: list[Words]) -> Awaitable[Replies]:
-        return settle(self._lines.exchange(commands))
+    def __init__(self, batcher: Batcher[Words, Any]) -> None:
+        self.exchange = batcher.ask
