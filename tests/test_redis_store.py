@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -691,6 +691,30 @@ def test_an_epoch_is_installed_in_every_server_of_a_cluster(cluster: list[RedisS
         assert all(server.cli("DBSIZE") > 3 for server in cluster), "each has some of the keys"
 
 
+def test_concurrent_requests_of_a_cluster_get_each_their_own(cluster: list[RedisServer], is_async: bool) -> None:
+    names, at = [key(f"n{number}") for number in range(24)], now()
+    with store_on(cluster, is_async=is_async) as store:
+        view = under(store)
+        store.run(view.install())
+        for number, name in enumerate(names):
+            store.run(view.create(name, a_record(at, fields={"n": str(number)})))
+        foreign = f"vedsess:session:{names[5]}"
+        for server in cluster:
+            with suppress(redis.exceptions.ResponseError):  # the other one has it
+                server.cli("DEL", foreign)
+                server.cli("SET", foreign, "foreign")
+
+        async def found(name: str) -> str:
+            try:
+                return str((await view.find(name, at=at, refresh=60.0)).record.values["n"])
+            except StoreMisconfigured:
+                return "refused"
+
+        expected = [str(number) for number in range(24)]
+        expected[5] = "refused"
+        assert store.run(store.together([partial(found, name) for name in names])) == expected
+
+
 @pytest.mark.parametrize("restarted", [0, 1])
 def test_an_epoch_that_one_server_of_a_cluster_lacks_is_missing(
     cluster: list[RedisServer], is_async: bool, restarted: int
@@ -721,6 +745,60 @@ def test_an_epoch_that_names_another_process_is_missing_when_it_is_installed(red
     url = redis_servers["redis-6.2"].empty().url
     with running(RedisStore.from_url(url, is_async=False, timeout=2.0)) as store, pytest.raises(EpochMissing):
         store.run(under(store, f"{EPOCH}.00000000").install())
+
+
+# -- shared trips ------------------------------------------------------------------------------------------------------
+
+
+def test_concurrent_requests_of_an_event_loop_share_their_trips_and_nothing_else(valkey: RedisServer) -> None:
+    async def body(store: RedisStore, proxy: Proxy) -> None:
+        at, names = now(), [key(f"n{number}") for number in range(40)]
+        for number, name in enumerate(names):
+            await store.create(name, a_record(at, fields={"n": str(number)}))
+        valkey.cli("SET", f"{PREFIX}session:{names[7]}", "foreign")
+        before = proxy.trips
+        tasks = [asyncio.create_task(store.load(name, at=at, refresh=60.0)) for name in names]
+        await asyncio.sleep(0)
+        tasks[9].cancel()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert proxy.trips - before <= 3
+        assert isinstance(outcomes[7], StoreMisconfigured)
+        assert isinstance(outcomes[9], asyncio.CancelledError)
+        for number, outcome in enumerate(outcomes):
+            if number not in (7, 9):
+                assert isinstance(outcome, Record)
+                assert outcome.values == {"n": str(number)}
+
+    async def opened(proxy: Proxy) -> None:
+        url = f"redis://127.0.0.1:{proxy.port}/0"
+        store = RedisStore.from_url(url, is_async=True, timeout=2.0, prefix=PREFIX)
+        try:
+            await body(store, proxy)
+        finally:
+            await store.close()
+
+    with proxied(valkey.empty().port) as proxy:
+        asyncio.run(opened(proxy))
+
+
+def test_a_request_that_is_broken_off_leaves_its_answer_to_nobody(valkey: RedisServer) -> None:
+    client, at = redis_client(valkey.empty().url, is_async=False, timeout=2.0), now()
+    with running(RedisStore(client, prefix=PREFIX)) as store:
+        for name, value in ((KEY, "1"), (OTHER, "2")):
+            store.run(store.create(name, a_record(at, fields={"n": value})))
+        connection = client.connection_pool.get_connection()
+        client.connection_pool.release(connection)
+
+        def broken_off() -> None:
+            del connection.read_response
+            raise KeyboardInterrupt
+
+        connection.read_response = broken_off
+        with pytest.raises(KeyboardInterrupt):
+            store.run(store.load(KEY, at=at, refresh=60.0))
+        assert client.connection_pool.get_connection() is connection
+        client.connection_pool.release(connection)
+        assert store.run(store.load(OTHER, at=at, refresh=60.0)).values == {"n": "2"}
 
 
 # -- lost replies and dead connections ---------------------------------------------------------------------------------
