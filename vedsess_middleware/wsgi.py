@@ -1,7 +1,7 @@
 """Sessions for any WSGI app, as PEP 3333 has it."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from vedsess_middleware.build import configured_manager
@@ -269,11 +269,15 @@ class _Body:
         if self._closed:
             return
         self._closed = True
-        with ExitStack() as stack:
-            stack.callback(self._response.after_response)
-            if not self._ended:
-                stack.callback(self._response.commit_rest if self._response.left else self._response.drop_changes)
+        response = self._response
+        try:
             _close(self._body)
+        finally:
+            try:
+                if not self._ended:
+                    (response.commit_rest if response.left else response.drop_changes)()
+            finally:
+                response.after_response()
 
 
 class _List(list[bytes]):
@@ -288,9 +292,10 @@ class _List(list[bytes]):
         if self._closed:
             return
         self._closed = True
-        with ExitStack() as stack:
-            stack.callback(self._response.after_response)
+        try:
             _close(self._body)
+        finally:
+            self._response.after_response()
 
 
 def _close(body: Iterable[bytes]) -> None:
