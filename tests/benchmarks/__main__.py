@@ -107,6 +107,7 @@ def main() -> None:
     figures = _measure(options)
     print(report.text(figures))
     if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(report.as_json(figures))
     if options.page:
         page.write(figures, options.page)
