@@ -15,6 +15,8 @@ class Fencing(Endings):
             return
         if not me.task.step and not me.trust and me.epoch == 0 and st.epoch == 0 and st.sql_up:
             yield from self.first_epoch(st, w, me)
+        elif me.task.step == "name" and st.sql_up:
+            yield from self.name(st, w, me.task.epoch)
         elif me.task.step in ("", "bump") and st.sql_up and self.may_bump(st, me):
             yield from self.bump(self.distrusted(st, w), w, me.task.epoch or me.epoch)
         elif me.task.step == "install" and self.may_install(st, w, me.task.epoch):
@@ -33,9 +35,19 @@ class Fencing(Endings):
         return me.worked or not any(other.task[:2] == ("install", me.epoch) for other in st.workers)
 
     def first_epoch(self, st: State, w: int, me: Worker) -> Moves:
-        """Insert the first epoch; nobody can trust an earlier one."""
-        nxt = st._replace(epoch=st.epochs + 1, epochs=st.epochs + 1)
-        yield f"w{w} inserts the first epoch", self.at(nxt, w, Task("install", nxt.epoch))
+        """Install a first epoch, of which nobody has heard; nobody can trust an earlier one."""
+        if not me.link or st.epochs >= self.bounds.max_epochs:
+            return
+        epoch, master = st.epochs + 1, st.masters[me.home]
+        nxt = with_master(st._replace(epochs=epoch), me.home, master._replace(installed=master.installed | {epoch}))
+        yield f"w{w} installs a first epoch", self.at(nxt, w, Task("name", epoch))
+
+    def name(self, st: State, w: int, epoch: int) -> Moves:
+        """Insert the first epoch into SQL, unless another process was quicker."""
+        if st.epoch:
+            yield f"w{w} finds epoch {st.epoch}", self.at(st, w, IDLE)
+        else:
+            yield f"w{w} inserts the first epoch", self.at(st._replace(epoch=epoch), w, IDLE)
 
     def bump(self, st: State, w: int, missing: int) -> Moves:
         """Replace the epoch in SQL where it is still the missing one."""
