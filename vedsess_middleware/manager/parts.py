@@ -69,16 +69,10 @@ class Parts:
 
     def first_record(self, values: Mapping[str, str], info: RequestInfo, *, at: float, user_id: str | None) -> Record:
         """A record of these encoded values, used now for the first time."""
-        idle_timeout, deadline_at = self.settings.idle_timeout, at + self.settings.absolute_timeout
-        return Record(
-            version=Version(),
+        settings = self.settings
+        record = Record.new(at=at, idle_timeout=settings.idle_timeout, deadline_at=at + settings.absolute_timeout)
+        return record.replace(
             fields={name: Field(Version(), text) for name, text in values.items()},
-            created_at=at,
-            updated_at=at,
-            last_activity=at,
-            expires_at=min(at + idle_timeout, deadline_at),
-            idle_timeout=idle_timeout,
-            deadline_at=deadline_at,
             user_id=user_id,
             user_agent=_label(info.user_agent),
             ip_address=_label(info.ip_address),

@@ -11,7 +11,7 @@ from functools import lru_cache
 from vedsess_middleware.errors import CorruptRecord
 from vedsess_middleware.stores.record import Delta, Record, Stamped, Version
 
-__all__ = ["from_hash", "instant", "iso", "milliseconds", "to_arguments", "to_hash"]
+__all__ = ["from_hash", "iso", "milliseconds", "to_arguments", "to_hash"]
 
 VALUE = "d:"
 LEASE = b"lease"
@@ -70,17 +70,12 @@ def from_hash(key: str, raw: Mapping[bytes, bytes], *, served_by: str = "") -> R
 
 def _tombstone(text: bytes) -> Record:
     version, at, until, _ = text.split(b" ")
-    return Record.tombstone(version=_version(version), at=instant(at), until=instant(until))
+    return Record.tombstone(version=_version(version), at=_instant(at), until=_instant(until))
 
 
 # A session is read many times before any of these changes.
 @lru_cache(maxsize=4096)
-def instant(text: bytes) -> float:
-    """Epoch seconds of an ISO 8601 text.
-
-    Raises:
-        ValueError: it is something else.
-    """
+def _instant(text: bytes) -> float:
     return datetime.fromisoformat(text.decode()).timestamp()
 
 
@@ -96,10 +91,10 @@ def _live(key: str, raw: Mapping[bytes, bytes], served_by: str) -> Record:
     return Record(
         version=_version(raw[b"version"]),
         fields=Stamped({name[2:].decode(): text.decode() for name, text in raw.items() if name[:2] == b"d:"}),
-        created_at=instant(raw[b"created_at"]),
-        updated_at=instant(raw[b"updated_at"]),
-        last_activity=instant(raw[b"last_activity"]),
-        expires_at=instant(raw[b"expires_at"]),
+        created_at=_instant(raw[b"created_at"]),
+        updated_at=_instant(raw[b"updated_at"]),
+        last_activity=_instant(raw[b"last_activity"]),
+        expires_at=_instant(raw[b"expires_at"]),
         idle_timeout=int(idle) / 1000,
         deadline_at=int(deadline) / 1000,
         user_id=raw[b"user_id"].decode() or None,
