@@ -19,11 +19,11 @@ class _GivenUp(Exception):
 
 
 class _Asked(Generic[Item, Reply]):
-    """What one task asks for; `waiter` is told the replies, or, by None, that it leads now."""
+    """What one task asks for; `waiter` is told the replies, and whoever leads has none."""
 
     __slots__ = ("items", "waiter")
 
-    def __init__(self, items: Sequence[Item], waiter: "asyncio.Future[list[Reply] | None] | None") -> None:
+    def __init__(self, items: Sequence[Item], waiter: "asyncio.Future[list[Reply]] | None") -> None:
         self.items, self.waiter = items, waiter
 
 
@@ -70,18 +70,12 @@ class Batcher(Generic[Item, Reply]):
                 return await self._lead(batch, mine)
             if self._loop is None:
                 self._loop = asyncio.get_running_loop()
-            waiter: asyncio.Future[list[Reply] | None] = self._loop.create_future()
-            mine = _Asked(items, waiter)
-            batch.append(mine)
+            waiter: asyncio.Future[list[Reply]] = self._loop.create_future()
+            batch.append(_Asked(items, waiter))
             try:
-                replies = await waiter
+                return await waiter
             except _GivenUp:
                 continue
-            except asyncio.CancelledError:
-                if not waiter.cancelled() and waiter.exception() is None and waiter.result() is None:
-                    self._hand_over(batch, mine)  # it was to lead
-                raise
-            return await self._lead(batch, mine) if replies is None else replies
 
     async def _lead(self, batch: list[_Asked[Item, Reply]], mine: _Asked[Item, Reply]) -> list[Reply]:
         try:
@@ -92,10 +86,7 @@ class Batcher(Generic[Item, Reply]):
                 self._alone = not others
                 replies = await self._sent([*mine.items, *(item for asked in others for item in asked.items)])
         except BaseException as error:
-            if self._gathering is batch and isinstance(error, asyncio.CancelledError):
-                self._hand_over(batch, mine)
-            else:
-                self._fail(batch, mine, error)
+            self._fail(batch, mine, error)
             raise
         start = len(mine.items)
         for asked in others:
@@ -120,16 +111,6 @@ class Batcher(Generic[Item, Reply]):
             self._free += 1
             if self._landed is not None and not self._landed.done():
                 self._landed.set_result(None)
-
-    def _hand_over(self, batch: list[_Asked[Item, Reply]], mine: _Asked[Item, Reply]) -> None:
-        """Let another one lead that has joined; without one, the batch is off."""
-        batch.remove(mine)
-        for asked in batch:
-            if not _left(asked) and asked.waiter is not None:
-                asked.waiter.set_result(None)
-                return
-        if self._gathering is batch:
-            self._gathering = None
 
     def _fail(self, batch: list[_Asked[Item, Reply]], mine: _Asked[Item, Reply], error: BaseException) -> None:
         if self._gathering is batch:
