@@ -229,6 +229,8 @@ class RedisServer(Server):
         if self.running:
             self.thaw()
             if not empty:
+                # A replica that joins has one under way.
+                eventually(lambda: not self.cli("INFO", "persistence")["rdb_bgsave_in_progress"])
                 self.cli("SAVE")
         self.stop()
         if empty:
