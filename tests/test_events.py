@@ -1,7 +1,8 @@
-"""The events: frozen values that hold nothing secret, and the default hook that logs them."""
+"""The events: frozen values that hold nothing secret, and the hooks that count and log them."""
 
 import dataclasses
 import logging
+from typing import Any
 
 import pytest
 
@@ -12,18 +13,27 @@ from vedsess_middleware.events import (
     CopyPickedUp,
     Event,
     EventCounts,
+    FingerprintMismatch,
     IdChanged,
+    LockLost,
+    LogoutTokenRefused,
+    OldIdUsed,
     RecordDrained,
     RecordRejected,
     SessionCreated,
     SessionEnded,
+    SessionExpired,
+    SessionLimitHit,
     SessionUnavailable,
+    SocketClosed,
     StoreDegraded,
     StoreRecovered,
     StoreRefenced,
     StoreRefused,
     StoreRestarted,
     UnknownSession,
+    UserCutOff,
+    WriteConflict,
     WriteRefused,
     WritesLost,
     log_event,
@@ -33,34 +43,49 @@ LEVELS: dict[type[Event], int] = {
     CookieRejected: logging.INFO,
     CopyOwed: logging.WARNING,
     CopyPickedUp: logging.INFO,
+    FingerprintMismatch: logging.WARNING,
     IdChanged: logging.DEBUG,
-    WriteRefused: logging.INFO,
-    WritesLost: logging.ERROR,
+    LockLost: logging.INFO,
+    LogoutTokenRefused: logging.WARNING,
+    OldIdUsed: logging.WARNING,
     RecordDrained: logging.DEBUG,
     RecordRejected: logging.ERROR,
     SessionCreated: logging.DEBUG,
     SessionEnded: logging.DEBUG,
+    SessionExpired: logging.INFO,
+    SessionLimitHit: logging.INFO,
     SessionUnavailable: logging.WARNING,
+    SocketClosed: logging.INFO,
     StoreDegraded: logging.WARNING,
     StoreRecovered: logging.WARNING,
     StoreRefenced: logging.WARNING,
     StoreRefused: logging.ERROR,
     StoreRestarted: logging.INFO,
     UnknownSession: logging.DEBUG,
+    UserCutOff: logging.INFO,
+    WriteConflict: logging.INFO,
+    WriteRefused: logging.INFO,
+    WritesLost: logging.ERROR,
 }
 KINDS = sorted(LEVELS, key=lambda kind: kind.__name__)
 LOGGER = "vedsess_middleware"
 
 
 def one_of(kind: type[Event]) -> Event:
-    """An event whose every fact is its own name."""
-    return kind(**{each.name: each.name for each in dataclasses.fields(kind)})
+    """An event whose every fact is its own name, but for a choice: what its name would choose is not known."""
+    return kind(**{each.name: each.name for each in dataclasses.fields(kind) if each.name != "login"})
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """What was logged for people to read."""
+    return [record for record in caplog.records if record.name == LOGGER]
 
 
 def test_every_event_is_known_here_and_exported() -> None:
     found = {name for name, value in vars(events).items() if isinstance(value, type) and issubclass(value, Event)}
     assert found == {"Event", *(kind.__name__ for kind in KINDS)}
-    assert set(events.__all__) == {*found, "EventCounts", "EventHook", "log_event"}
+    others = {"EventCounts", "EventHook", "log_event"}
+    assert set(events.__all__) == found | others
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -80,20 +105,22 @@ def test_the_facts_of_an_event_are_given_by_name(kind: type[Event]) -> None:
 
 
 def test_no_event_has_room_for_an_id_a_cookie_or_a_value() -> None:
-    """What is called `session` or `previous` is the start of a key; `reason` is a word of ours."""
+    """What names a session is the start of a key; `reason` and `policy` are words of ours; `fields` are names."""
     facts = {each.name for kind in KINDS for each in dataclasses.fields(kind)}
-    assert facts == {"session", "previous", "login", "reason", "store"}
+    sessions = {"session", "previous", "successor"}
+    assert facts == {*sessions, "user_id", "login", "reason", "policy", "ended", "limit", "denied", "fields", "store"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_event_is_one_log_record_of_its_level(kind: type[Event], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, LOGGER)
     log_event(one_of(kind))
-    [record] = caplog.records
-    assert (record.name, record.levelno) == (LOGGER, LEVELS[kind])
+    [record] = lines(caplog)
+    assert record.levelno == LEVELS[kind]
     assert record.__dict__["event"] == kind.__name__
-    facts = " ".join(f"{each.name}='{each.name}'" for each in dataclasses.fields(kind))
-    assert record.getMessage() == f"{kind.__name__} {facts}"
+    facts = [each.name for each in dataclasses.fields(kind)]
+    told = " ".join("login=False" if fact == "login" else f"{fact}='{fact}'" for fact in facts)
+    assert record.getMessage() == f"{kind.__name__} {told}"
 
 
 def test_what_nobody_listens_to_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -110,10 +137,30 @@ def test_a_fact_cannot_forge_a_second_line(caplog: pytest.LogCaptureFixture) -> 
     assert caplog.records[0].getMessage() == "StoreRefused store='redis' reason='refused\\nERROR all is lost %s'"
 
 
+@pytest.mark.parametrize("given", [{"login": True}, {"reason": "login"}, {"login": True, "reason": "renewal"}])
+def test_a_login_is_one_however_it_is_told(given: dict[str, Any]) -> None:
+    event = IdChanged(session="a", previous="b", **given)
+    assert (event.login, event.reason) == (True, "login")
+
+
+@pytest.mark.parametrize("reason", ["regenerate", "renewal", "fingerprint", "logout"])
+def test_no_other_reason_for_a_new_id_is_a_login(reason: Any) -> None:
+    event = IdChanged(session="a", previous="b", reason=reason)
+    assert (event.login, event.reason) == (False, reason)
+
+
+def test_who_says_only_that_it_was_no_login_means_that_the_app_asked_for_a_new_id() -> None:
+    assert IdChanged(session="a", previous="b", login=False).reason == "regenerate"
+
+
+# -- the hook that a site shares ---------------------------------------------------------------------------------------
+
+
 def test_events_are_counted_by_kind_and_handed_on() -> None:
     seen: list[Event] = []
     counts = EventCounts(seen.append)
-    for event in (SessionCreated(session="a"), SessionCreated(session="b"), WritesLost(session="a")):
+    given = [SessionCreated(session="a"), SessionCreated(session="b"), WritesLost(session="a")]
+    for event in given:
         counts(event)
     assert counts.counts == {"SessionCreated": 2, "WritesLost": 1}
-    assert len(seen) == 3
+    assert seen == given

@@ -23,7 +23,7 @@ from vedsess_middleware import Session, SessionManager, Settings
 from vedsess_middleware.codec import JsonCodec
 from vedsess_middleware.concurrency import run_blocking
 from vedsess_middleware.errors import SerializationError, StoreUnavailable
-from vedsess_middleware.events import CookieRejected, Event, RecordRejected, SessionCreated, WriteRefused
+from vedsess_middleware.events import CookieRejected, Event, RecordRejected, WriteRefused
 from vedsess_middleware.session import state_of
 from vedsess_middleware.state import Changes
 from vedsess_middleware.stores.memory import MemoryStore
@@ -1220,7 +1220,7 @@ def test_after_a_value_that_cannot_be_read_only_what_the_app_wrote_begins_a_new_
     assert spoilt.cookie.partition(".")[0] != old_cookie.partition(".")[0]
     assert spoilt.lazy() == {"flash": "hello", "n": 1, "late": 1}
     assert spoilt.lazy().user_id is None
-    assert [type(event) for event in spoilt.events] == [RecordRejected, SessionCreated]
+    assert [type(event).__name__ for event in spoilt.events] == ["RecordRejected", "SessionCreated"]
 
 
 def test_a_new_id_is_not_needed_after_a_value_that_cannot_be_read(spoilt: Site) -> None:

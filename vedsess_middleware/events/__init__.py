@@ -1,0 +1,73 @@
+"""What happened, as frozen values, and who is told.
+
+An event hook is a plain callable.  It is called on the request path: it must be quick, must not block and must not
+raise.  No event holds a session id, a cookie, a secret or a session value; whom it is about, it may say (`user_id`).
+
+`session`, `previous` and `successor` are the first eight digits of keys.
+"""
+
+from vedsess_middleware.events.base import Event, EventHook
+from vedsess_middleware.events.hooks import EventCounts, log_event
+from vedsess_middleware.events.sessions import (
+    CookieRejected,
+    FingerprintMismatch,
+    IdChanged,
+    LockLost,
+    LogoutTokenRefused,
+    OldIdUsed,
+    RecordRejected,
+    SessionCreated,
+    SessionEnded,
+    SessionExpired,
+    SessionLimitHit,
+    SocketClosed,
+    UnknownSession,
+    UserCutOff,
+    WriteConflict,
+    WriteRefused,
+)
+from vedsess_middleware.events.stores import (
+    CopyOwed,
+    CopyPickedUp,
+    RecordDrained,
+    SessionUnavailable,
+    StoreDegraded,
+    StoreRecovered,
+    StoreRefenced,
+    StoreRefused,
+    StoreRestarted,
+    WritesLost,
+)
+
+__all__ = [
+    "CookieRejected",
+    "CopyOwed",
+    "CopyPickedUp",
+    "Event",
+    "EventCounts",
+    "EventHook",
+    "FingerprintMismatch",
+    "IdChanged",
+    "LockLost",
+    "LogoutTokenRefused",
+    "OldIdUsed",
+    "RecordDrained",
+    "RecordRejected",
+    "SessionCreated",
+    "SessionEnded",
+    "SessionExpired",
+    "SessionLimitHit",
+    "SessionUnavailable",
+    "SocketClosed",
+    "StoreDegraded",
+    "StoreRecovered",
+    "StoreRefenced",
+    "StoreRefused",
+    "StoreRestarted",
+    "UnknownSession",
+    "UserCutOff",
+    "WriteConflict",
+    "WriteRefused",
+    "WritesLost",
+    "log_event",
+]

@@ -1,0 +1,39 @@
+"""The hooks: the default one, which logs, and the one that the stores and the manager of a site share."""
+
+import logging
+from collections import Counter
+from dataclasses import asdict
+
+from vedsess_middleware.events.base import Event, EventHook
+
+__all__ = ["EventCounts", "log_event"]
+
+
+class EventCounts:
+    """A hook that counts what it hands on.
+
+    Args:
+        on_event: the hook to hand on to.
+
+    Attributes:
+        counts: how many of each kind there were since this process began, by the name of the class.
+    """
+
+    def __init__(self, on_event: EventHook) -> None:
+        self._on_event = on_event
+        self.counts: Counter[str] = Counter()
+
+    def __call__(self, event: Event) -> None:
+        self.counts[type(event).__name__] += 1
+        self._on_event(event)
+
+
+_logger = logging.getLogger("vedsess_middleware")
+
+
+def log_event(event: Event) -> None:
+    """The default hook: one log record per event on the logger `vedsess_middleware`."""
+    if _logger.isEnabledFor(event.level):
+        name = type(event).__name__
+        facts = " ".join(f"{fact}={value!r}" for fact, value in asdict(event).items())
+        _logger.log(event.level, "%s %s", name, facts, extra={"event": name})
