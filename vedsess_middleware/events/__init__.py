@@ -6,6 +6,7 @@ raise.  No event holds a session id, a cookie, a secret or a session value; whom
 `session`, `previous` and `successor` are the first eight digits of keys.
 """
 
+from vedsess_middleware.events.audit import VOCABULARY, log_audit
 from vedsess_middleware.events.base import Event, EventHook
 from vedsess_middleware.events.hooks import EventCounts, log_event
 from vedsess_middleware.events.sessions import (
@@ -40,6 +41,7 @@ from vedsess_middleware.events.stores import (
 )
 
 __all__ = [
+    "VOCABULARY",
     "CookieRejected",
     "CopyOwed",
     "CopyPickedUp",
@@ -69,5 +71,6 @@ __all__ = [
     "WriteConflict",
     "WriteRefused",
     "WritesLost",
+    "log_audit",
     "log_event",
 ]

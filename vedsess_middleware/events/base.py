@@ -14,9 +14,16 @@ class Event:
 
     Attributes:
         level: how loud the log is about it, as in `logging`.
+        audit: what the OWASP Logging Vocabulary calls it; empty where it has no fitting name.
     """
 
     level: ClassVar[int] = logging.DEBUG
+    audit: ClassVar[str] = ""
+
+    @property
+    def audit_names(self) -> tuple[str, ...]:
+        """Every name that the vocabulary has for this very event: none, one, or more."""
+        return (self.audit,) if self.audit else ()
 
 
 EventHook = Callable[[Event], None]

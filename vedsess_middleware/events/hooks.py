@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from dataclasses import asdict
 
+from vedsess_middleware.events.audit import log_audit
 from vedsess_middleware.events.base import Event, EventHook
 
 __all__ = ["EventCounts", "log_event"]
@@ -32,8 +33,9 @@ _logger = logging.getLogger("vedsess_middleware")
 
 
 def log_event(event: Event) -> None:
-    """The default hook: one log record per event on the logger `vedsess_middleware`."""
+    """The default hook: one log record per event on the logger `vedsess_middleware`, and all that `log_audit` logs."""
     if _logger.isEnabledFor(event.level):
         name = type(event).__name__
         facts = " ".join(f"{fact}={value!r}" for fact, value in asdict(event).items())
         _logger.log(event.level, "%s %s", name, facts, extra={"event": name})
+    log_audit(event)

@@ -30,8 +30,13 @@ __all__ = [
 class SessionCreated(Event):
     """A session was stored for the first time; with a `user_id`, because that user logged in."""
 
+    audit: ClassVar[str] = "session_created"
     session: str
     user_id: str | None = None
+
+    @property
+    def audit_names(self) -> tuple[str, ...]:
+        return (self.audit,) if self.user_id is None else ("authn_login_success", self.audit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +47,7 @@ class IdChanged(Event):
     left an anonymous session.  `login` is the same as the reason "login": either of them is enough.
     """
 
+    audit: ClassVar[str] = "session_renewed"
     session: str
     previous: str
     login: bool = False
@@ -53,6 +59,12 @@ class IdChanged(Event):
             object.__setattr__(self, "login", True)
             object.__setattr__(self, "reason", "login")
 
+    @property
+    def audit_names(self) -> tuple[str, ...]:
+        if self.reason == "logout":
+            return ("session_expired",)
+        return ("authn_login_success", self.audit) if self.login else (self.audit,)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionEnded(Event):
@@ -62,6 +74,7 @@ class SessionEnded(Event):
     (`limit`), or because an id was used that had been given up (`replay`).
     """
 
+    audit: ClassVar[str] = "session_expired"
     session: str
     reason: str
     user_id: str | None = None
@@ -72,6 +85,7 @@ class SessionExpired(Event):
     """A cookie named a session that had not been used for too long (`idle`), or had lived too long (`absolute`)."""
 
     level: ClassVar[int] = logging.INFO
+    audit: ClassVar[str] = "session_expired"
     session: str
     reason: Literal["idle", "absolute"]
     user_id: str | None = None
@@ -86,6 +100,7 @@ class OldIdUsed(Event):
     """
 
     level: ClassVar[int] = logging.WARNING
+    audit: ClassVar[str] = "authn_token_reuse"
     session: str
     successor: str
     ended: bool
@@ -97,6 +112,8 @@ class FingerprintMismatch(Event):
     """A cookie came from another kind of client than its session began with; `policy` says what follows from that."""
 
     level: ClassVar[int] = logging.WARNING
+    audit: ClassVar[str] = "input_validation_fail"
+    inputs: ClassVar[str] = "(fingerprint)"
     session: str
     policy: str
     user_id: str | None = None
@@ -107,6 +124,7 @@ class SessionLimitHit(Event):
     """A user logged in with `limit` sessions alive already: this one was `denied`, or the oldest had to go."""
 
     level: ClassVar[int] = logging.INFO
+    audit: ClassVar[str] = "excess_rate_limit_exceeded"
     user_id: str
     limit: int
     denied: bool
@@ -117,6 +135,7 @@ class UserCutOff(Event):
     """Whatever had begun for this user was ended, known to the stores or not; `ended` counts what was known."""
 
     level: ClassVar[int] = logging.INFO
+    audit: ClassVar[str] = "authn_token_revoked"
     user_id: str
     ended: int
 
@@ -126,6 +145,8 @@ class LogoutTokenRefused(Event):
     """Someone asked to log a user out with a token that was not genuine, not meant for this site, or used before."""
 
     level: ClassVar[int] = logging.WARNING
+    audit: ClassVar[str] = "input_validation_fail"
+    inputs: ClassVar[str] = "(logout_token)"
     reason: str
 
 
@@ -134,6 +155,8 @@ class CookieRejected(Event):
     """A cookie of ours was not one: forged, truncated, too long, or signed with a key that is not known."""
 
     level: ClassVar[int] = logging.INFO
+    audit: ClassVar[str] = "input_validation_fail"
+    inputs: ClassVar[str] = "(cookie)"
     reason: str
 
 
@@ -141,6 +164,7 @@ class CookieRejected(Event):
 class UnknownSession(Event):
     """A cookie was genuine, but its session is not there: expired, or ended."""
 
+    audit: ClassVar[str] = "session_use_after_expire"
     session: str
 
 

@@ -51,6 +51,7 @@ class StoreRestarted(Event):
     """The process behind the connection does not know our scripts: it is new, was restarted, or is another one."""
 
     level: ClassVar[int] = logging.INFO
+    audit: ClassVar[str] = "sys_restart"
     store: str
 
 
