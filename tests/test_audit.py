@@ -1,17 +1,20 @@
-"""The audit log: the words of OWASP's vocabulary, one JSON object per line."""
+"""The audit log: the words of OWASP's vocabulary, one JSON object per line, and sessions under names of ours."""
 
 import dataclasses
+import hashlib
+import hmac
 import json
 import logging
 from typing import Any
 
 import pytest
 
-from vedsess_middleware import events
+from vedsess_middleware import SessionManager, Settings, build, events, run_blocking
 from vedsess_middleware.events import (
     VOCABULARY,
     CookieRejected,
     Event,
+    EventHook,
     FingerprintMismatch,
     IdChanged,
     LogoutTokenRefused,
@@ -24,11 +27,16 @@ from vedsess_middleware.events import (
     UnknownSession,
     UserCutOff,
     WriteConflict,
+    WritesLost,
+    event_name,
     log_audit,
     log_event,
 )
+from vedsess_middleware.stores.memory import MemoryStore
 
 LOGGER = "vedsess_middleware.audit"
+OLD, NEW = "Lw6nB2vX9qT4mK7zR1cY8jP3dH5gF0sAeUiOaStEwMk", "Tz4mW9qX2vK7nB5cR8jL1pY6dH3gF0sAeUiOaStEwMk"
+KEY, OTHER = (hashlib.sha256(text).hexdigest() for text in (b"one", b"another"))
 KINDS = [value for value in vars(events).values() if isinstance(value, type) and issubclass(value, Event)]
 
 # Every word that OWASP's Logging Vocabulary cheat sheet has for logins, tokens, limits, inputs, sessions and systems.
@@ -179,3 +187,51 @@ def test_the_default_hook_writes_both_logs(caplog: pytest.LogCaptureFixture) -> 
     caplog.set_level(logging.DEBUG, "vedsess_middleware")
     log_event(UnknownSession(session="a"))
     assert [record.name for record in caplog.records] == ["vedsess_middleware", LOGGER]
+
+
+# -- names -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_name_is_the_start_of_a_keyed_hash() -> None:
+    derived = hmac.digest(OLD.encode(), b"vedsess_middleware.events", "sha256")
+    assert event_name(OLD, KEY) == hmac.digest(derived, KEY[:8].encode(), "sha256").hex()[:16]
+
+
+def test_a_name_can_be_told_from_all_of_a_key_or_from_its_start() -> None:
+    assert event_name(OLD, KEY) == event_name(OLD, KEY[:8])
+    assert event_name(OLD, KEY) != event_name(OLD, OTHER)
+
+
+def test_a_name_outlasts_a_new_key_in_front_and_changes_when_the_oldest_goes() -> None:
+    assert event_name([NEW, OLD], KEY) == event_name(OLD, KEY) == event_name((OLD,), KEY)
+    assert event_name(NEW, KEY) != event_name(OLD, KEY)
+
+
+def test_two_processes_of_a_site_log_a_session_under_one_name_that_its_operator_can_compute() -> None:
+    store, told = MemoryStore(), list[Event]()
+    settings = [Settings(secret_key=keys) for keys in (OLD, [NEW, OLD])]
+    first, second = (SessionManager(store, each, on_event=told.append) for each in settings)
+    session = run_blocking(first.open())
+    session["n"] = 1
+    cookie = run_blocking(first.commit(session)) or ""
+    session_id = session.id or ""
+    again = run_blocking(second.open(cookie.partition(";")[0]))
+    again.logout()
+    run_blocking(second.commit(again))
+    name = event_name([NEW, OLD], hashlib.sha256(session_id.encode()).hexdigest())
+    assert told == [SessionCreated(session=name), SessionEnded(session=name, reason="logout")]
+
+
+@pytest.mark.parametrize("make", [build.build_store, build.build_manager])
+def test_the_stores_of_a_site_name_sessions_too_and_only_once(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    hooks, told = list[EventHook](), list[Event]()
+
+    def stand_in(*stores: object, on_event: EventHook, **options: object) -> MemoryStore:
+        hooks.append(on_event)
+        return MemoryStore()
+
+    monkeypatch.setattr(build, "FailoverStore", stand_in)
+    make(Settings(secret_key=OLD, redis_url="redis://127.0.0.1:1/0"), is_async=False, on_event=told.append)
+    [hook] = hooks
+    hook(WritesLost(session=KEY[:8]))
+    assert told == [WritesLost(session=event_name(OLD, KEY))]

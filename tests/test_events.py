@@ -1,6 +1,7 @@
-"""The events: frozen values that hold nothing secret, and the hooks that count and log them."""
+"""The events: frozen values that hold nothing secret, and the hooks that count, name and log them."""
 
 import dataclasses
+import hashlib
 import logging
 from typing import Any
 
@@ -36,6 +37,7 @@ from vedsess_middleware.events import (
     WriteConflict,
     WriteRefused,
     WritesLost,
+    event_name,
     log_event,
 )
 
@@ -69,6 +71,8 @@ LEVELS: dict[type[Event], int] = {
 }
 KINDS = sorted(LEVELS, key=lambda kind: kind.__name__)
 LOGGER = "vedsess_middleware"
+SECRET = "Lw6nB2vX9qT4mK7zR1cY8jP3dH5gF0sAeUiOaStEwMk"
+KEY, OTHER = (hashlib.sha256(text).hexdigest() for text in (b"one", b"another"))
 
 
 def one_of(kind: type[Event]) -> Event:
@@ -84,7 +88,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
 def test_every_event_is_known_here_and_exported() -> None:
     found = {name for name, value in vars(events).items() if isinstance(value, type) and issubclass(value, Event)}
     assert found == {"Event", *(kind.__name__ for kind in KINDS)}
-    others = {"VOCABULARY", "EventCounts", "EventHook", "log_audit", "log_event"}
+    others = {"VOCABULARY", "EventCounts", "EventHook", "event_name", "log_audit", "log_event"}
     assert set(events.__all__) == found | others
 
 
@@ -164,3 +168,40 @@ def test_events_are_counted_by_kind_and_handed_on() -> None:
         counts(event)
     assert counts.counts == {"SessionCreated": 2, "WritesLost": 1}
     assert seen == given
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_session_in_an_event_is_named_and_nothing_else_is_touched(kind: type[Event]) -> None:
+    seen: list[Event] = []
+    sessions = {each.name for each in dataclasses.fields(kind)} & {"session", "previous", "successor"}
+    EventCounts(seen.append, [SECRET])(dataclasses.replace(one_of(kind), **dict.fromkeys(sessions, KEY[:8])))
+    assert seen == [dataclasses.replace(one_of(kind), **dict.fromkeys(sessions, event_name(SECRET, KEY)))]
+
+
+def test_two_sessions_of_one_event_have_two_names() -> None:
+    seen: list[Event] = []
+    EventCounts(seen.append, [SECRET])(IdChanged(session=KEY[:8], previous=OTHER[:8]))
+    assert seen == [IdChanged(session=event_name(SECRET, KEY), previous=event_name(SECRET, OTHER))]
+
+
+def test_where_there_is_no_session_there_is_no_name() -> None:
+    seen: list[Event] = []
+    given = [WriteRefused(session="", reason="may_create said no"), StoreRecovered(store="redis")]
+    counts = EventCounts(seen.append, [SECRET])
+    for event in given:
+        counts(event)
+    assert all(one is other for one, other in zip(seen, given, strict=True))
+
+
+def test_a_hook_that_names_is_not_wrapped_again() -> None:
+    counts = EventCounts.around(lambda event: None, [SECRET])
+    assert EventCounts.around(counts, [SECRET]) is counts
+
+
+def test_a_hook_that_only_counts_is_wrapped_so_that_sessions_are_named() -> None:
+    seen: list[Event] = []
+    counts = EventCounts(seen.append)
+    around = EventCounts.around(counts, [SECRET])
+    around(WritesLost(session=KEY[:8]))
+    assert seen == [WritesLost(session=event_name(SECRET, KEY))]
+    assert around.counts == counts.counts == {"WritesLost": 1}

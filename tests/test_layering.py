@@ -93,7 +93,7 @@ PLACES: dict[str, set[str]] = {
 }
 
 DECISIONS = ["breaker", "codec", "cookies", "environment", "errors", "events", "forms", "http", "request", "settings"]
-DECISIONS += ["events.audit", "events.base", "events.hooks", "events.sessions", "events.stores"]
+DECISIONS += ["events.audit", "events.base", "events.hooks", "events.names", "events.sessions", "events.stores"]
 DECISIONS += ["stores.record"]
 
 

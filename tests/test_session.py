@@ -23,7 +23,7 @@ from vedsess_middleware import Session, SessionManager, Settings
 from vedsess_middleware.codec import JsonCodec
 from vedsess_middleware.concurrency import run_blocking
 from vedsess_middleware.errors import SerializationError, StoreUnavailable
-from vedsess_middleware.events import CookieRejected, Event, RecordRejected, WriteRefused
+from vedsess_middleware.events import CookieRejected, Event, RecordRejected, WriteRefused, event_name
 from vedsess_middleware.session import state_of
 from vedsess_middleware.state import Changes
 from vedsess_middleware.stores.memory import MemoryStore
@@ -1203,7 +1203,7 @@ def test_a_value_that_cannot_be_read_ends_the_session_for_this_request(spoilt: S
     assert spoilt.commit(session) is None
     [event] = spoilt.events
     assert isinstance(event, RecordRejected)
-    assert event.session == hashlib.sha256(session_id.encode()).hexdigest()[:8]
+    assert event.session == event_name(KEY, hashlib.sha256(session_id.encode()).hexdigest())
     assert "not json" not in event.reason
 
 

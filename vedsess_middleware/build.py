@@ -28,8 +28,9 @@ def build_store(settings: Settings, *, is_async: bool, on_event: EventHook = log
     Args:
         settings: which, and how patient.
         is_async: for an event loop, or blocking.
-        on_event: told of what happens to them.
+        on_event: told of what happens to them, with sessions under names as `event_name` makes them.
     """
+    on_event = EventCounts.around(on_event, settings.secret_keys)
     if settings.database_url is None:
         _logger.info("no database_url: sessions are kept in %s, which only this host can read", DEFAULT_DATABASE_URL)
     database_url = settings.database_url or DEFAULT_DATABASE_URL
@@ -63,7 +64,7 @@ def build_manager(settings: Settings, *, is_async: bool, **extensions: Any) -> S
         is_async: for an event loop, or blocking.
         extensions: `codec`, `clock`, `new_id` and `on_event` of the manager.
     """
-    on_event = EventCounts(extensions.pop("on_event", log_event))
+    on_event = EventCounts.around(extensions.pop("on_event", log_event), settings.secret_keys)
     store = build_store(settings, is_async=is_async, on_event=on_event)
     return SessionManager(store, settings, on_event=on_event, **extensions)
 

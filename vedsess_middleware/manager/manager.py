@@ -48,7 +48,7 @@ class SessionManager:
         on_event: EventHook = log_event,
     ) -> None:
         self.store, self.settings = store, settings
-        self._counts = on_event if isinstance(on_event, EventCounts) else EventCounts(on_event)
+        self._counts = EventCounts.around(on_event, settings.secret_keys)
         self._parts = Parts(
             store=store,
             settings=settings,
