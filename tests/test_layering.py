@@ -25,6 +25,7 @@ ROOMS: dict[str, str] = {
     "concurrency": "",
     "batching": "",
     "request": "",
+    "clients": "",
     "http": "",
     "forms": "",
     # 2: settings, cookies, codec, stores
@@ -95,6 +96,8 @@ PLACES: dict[str, set[str]] = {
 DECISIONS = ["breaker", "codec", "cookies", "environment", "errors", "events", "forms", "http", "request", "settings"]
 DECISIONS += ["events.audit", "events.base", "events.hooks", "events.names", "events.sessions", "events.stores"]
 DECISIONS += ["stores.record"]
+DECISIONS = ["breaker", "clients", "codec", "cookies", "environment", "errors", "events", "forms", "http"]
+DECISIONS += ["request", "settings", "stores.record"]
 
 
 @cache
