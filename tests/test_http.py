@@ -1,5 +1,7 @@
 """The HTTP rules: what the use of a session adds to a response."""
 
+from ipaddress import ip_address
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from vedsess_middleware.http import (
     UNAVAILABLE_BODY,
     UNAVAILABLE_HEADERS,
     UNAVAILABLE_STATUS,
+    client_address,
     is_excluded,
     is_secure,
     session_headers,
@@ -205,6 +208,94 @@ def test_the_outermost_trusted_proxy_is_believed(forwarded: str, proxies: int, a
 def test_a_browser_cannot_pretend_to_be_a_trusted_proxy() -> None:
     """With two proxies of ours there are two entries; a single one says that a proxy was passed by."""
     assert is_secure("http", "https", 2) is False
+
+
+# -- the address of a client -------------------------------------------------------------------------------------------
+
+PEER = "10.0.0.1"
+
+
+@pytest.mark.parametrize("forwarded", [None, "", "192.0.2.1", "198.51.100.7, 192.0.2.1"])
+def test_without_a_trusted_proxy_the_peer_is_the_client(forwarded: str | None) -> None:
+    assert client_address(PEER, forwarded, 0) == PEER
+    assert client_address(None, forwarded, 0) is None
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "proxies", "answer"),
+    [
+        ("192.0.2.1", 1, "192.0.2.1"),
+        ("198.51.100.7, 192.0.2.1", 1, "192.0.2.1"),
+        ("198.51.100.7, 192.0.2.1", 2, "198.51.100.7"),
+        ("203.0.113.9,198.51.100.7,192.0.2.1", 2, "198.51.100.7"),
+        ("1.1.1.1, 8.8.8.8, 203.0.113.9, 198.51.100.7, 192.0.2.1", 3, "203.0.113.9"),
+        ("unknown, 192.0.2.1", 1, "192.0.2.1"),
+    ],
+)
+def test_the_client_is_whom_the_outermost_trusted_proxy_saw(forwarded: str, proxies: int, answer: str) -> None:
+    assert client_address(PEER, forwarded, proxies) == answer
+
+
+@pytest.mark.parametrize("forwarded", [None, "", "192.0.2.1"])
+def test_who_came_past_a_trusted_proxy_names_no_address(forwarded: str | None) -> None:
+    assert client_address(PEER, forwarded, 2) == PEER
+
+
+@pytest.mark.parametrize(
+    ("entry", "answer"),
+    [
+        (" 192.0.2.1\t", "192.0.2.1"),
+        ("192.0.2.1:1234", "192.0.2.1"),
+        ("2001:DB8::1", "2001:db8::1"),
+        ("::1", "::1"),
+        ("[2001:db8::1]", "2001:db8::1"),
+        ("[2001:db8::1]:443", "2001:db8::1"),
+        ("[fe80::1%eth0]:443", "fe80::1"),
+        ("fe80::1%<b>", "fe80::1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("[::ffff:192.0.2.1]:80", "192.0.2.1"),
+    ],
+)
+def test_an_address_comes_without_brackets_port_and_zone(entry: str, answer: str) -> None:
+    assert client_address(PEER, entry, 1) == answer
+    assert client_address(PEER, f"198.51.100.7,{entry}", 1) == answer
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        " ",
+        "unknown",
+        "_hidden",
+        "example.com",
+        "192.0.2",
+        "192.0.2.256",
+        "010.0.2.1",
+        "192.0.2.1:",
+        "192.0.2.1:http",
+        "192.0.2.1:\u0661",
+        "[2001:db8::1",
+        "2001:db8::1]",
+        "[]",
+        "[]:443",
+        "[2001:db8::1]443",
+        "[[2001:db8::1]]",
+        "2001:db8::1::2",
+        "\u0661.2.3.4",
+        "192.0.2.1/24",
+    ],
+)
+def test_what_is_no_address_leaves_the_peer(entry: str) -> None:
+    assert client_address(PEER, f"198.51.100.7,{entry}", 1) == PEER
+
+
+@CALM
+@given(st.text() | st.text("0123456789abcdef.:[],% "), st.integers(0, 4))
+def test_no_header_raises_and_what_comes_of_it_is_an_address(forwarded: str, proxies: int) -> None:
+    found = client_address(PEER, forwarded, proxies)
+    assert found is not None
+    assert "%" not in found
+    assert str(ip_address(found)) == found
 
 
 # -- the 503 -----------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ ROOMS: dict[str, str] = {
     "batching": "",
     "request": "",
     "clients": "",
-    "http": "",
+    "http": "clients",
     "forms": "",
     # 2: settings, cookies, codec, stores
     "environment": "errors",

@@ -1,18 +1,24 @@
 """What HTTP asks of a response that has to do with a session; the same for WSGI and ASGI."""
 
+import re
 from collections.abc import Sequence
+
+from vedsess_middleware.clients import find_address
 
 __all__ = [
     "CACHING",
     "UNAVAILABLE_BODY",
     "UNAVAILABLE_HEADERS",
     "UNAVAILABLE_STATUS",
+    "client_address",
     "is_excluded",
     "is_secure",
     "session_headers",
 ]
 
 _STORING = frozenset({"cache-control", "expires", "pragma"})
+
+_HOST_AND_PORT = re.compile(r"\[([^\]]*)\](?::\d+)?|([^:]*):\d+", re.ASCII)
 
 CACHING = _STORING | {"vary"}
 """The headers of an app, in lower case, that `session_headers` looks at: all others stay as they are."""
@@ -48,6 +54,25 @@ def is_secure(scheme: str, forwarded_proto: str | None, trusted_proxies: int) ->
     return scheme in ("https", "wss")
 
 
+def client_address(peer: str | None, forwarded_for: str | None, trusted_proxies: int) -> str | None:
+    """The address of whoever asked the outermost of our proxies.
+
+    What a client wrote into the header itself stands further left, and is never looked at.  Without proxies of ours,
+    with fewer entries than proxies, and where the entry is not an address, it is the peer.
+
+    Args:
+        peer: of the connection to this server.
+        forwarded_for: X-Forwarded-For as it arrived, several joined by commas.
+        trusted_proxies: how many of the last entries were written by proxies of ours; 0: none is believed.
+    """
+    if trusted_proxies and forwarded_for:
+        entries = forwarded_for.rsplit(",", trusted_proxies)
+        if len(entries) >= trusted_proxies:
+            found = find_address(_without_port(entries[-trusted_proxies].strip()))
+            return str(found) if found else peer
+    return peer
+
+
 def session_headers(headers: list[tuple[str, str]], *, accessed: bool, set_cookie: str | None) -> list[tuple[str, str]]:
     """The response headers with what the use of a session adds.
 
@@ -71,6 +96,11 @@ def session_headers(headers: list[tuple[str, str]], *, accessed: bool, set_cooki
             added.append(("Cache-Control", "no-store, private"))
         added.append(("Set-Cookie", set_cookie))
     return headers + added
+
+
+def _without_port(entry: str) -> str:
+    match = _HOST_AND_PORT.fullmatch(entry)
+    return match[1] or match[2] or "" if match else entry
 
 
 def _tokens(headers: list[tuple[str, str]], name: str) -> set[str]:
