@@ -27,6 +27,7 @@ ROOMS: dict[str, str] = {
     "request": "",
     "clients": "",
     "http": "clients",
+    "helpers": "",
     "forms": "",
     # 2: settings, cookies, codec, stores
     "environment": "errors",
@@ -97,6 +98,7 @@ DECISIONS = ["breaker", "codec", "cookies", "environment", "errors", "events", "
 DECISIONS += ["events.audit", "events.base", "events.hooks", "events.names", "events.sessions", "events.stores"]
 DECISIONS += ["stores.record"]
 DECISIONS = ["breaker", "clients", "codec", "cookies", "environment", "errors", "events", "forms", "http"]
+DECISIONS = ["breaker", "clients", "codec", "cookies", "environment", "errors", "events", "forms", "helpers", "http"]
 DECISIONS += ["request", "settings", "stores.record"]
 
 
