@@ -30,6 +30,7 @@ ROOMS: dict[str, str] = {
     "helpers": "",
     "forms": "",
     # 2: settings, cookies, codec, stores
+    "oidc": "errors",
     "environment": "errors",
     "settings": "errors environment",
     "codec": "errors forms",
@@ -99,7 +100,7 @@ DECISIONS += ["events.audit", "events.base", "events.hooks", "events.names", "ev
 DECISIONS += ["stores.record"]
 DECISIONS = ["breaker", "clients", "codec", "cookies", "environment", "errors", "events", "forms", "http"]
 DECISIONS = ["breaker", "clients", "codec", "cookies", "environment", "errors", "events", "forms", "helpers", "http"]
-DECISIONS += ["request", "settings", "stores.record"]
+DECISIONS += ["oidc", "request", "settings", "stores.record"]
 
 
 @cache

@@ -3,6 +3,7 @@
     SessionError
     ├── ConfigurationError          the settings are wrong; also a ValueError
     ├── SerializationError          the app stored a value that no codec knows; also a TypeError
+    ├── LogoutRefused               what asks for a logout is not a logout token for us
     └── StoreError
         ├── CorruptRecord           what is stored under a key is not a session
         ├── SessionExists           an id was about to be used twice
@@ -19,6 +20,7 @@ __all__ = [
     "ConfigurationError",
     "CorruptRecord",
     "EpochMissing",
+    "LogoutRefused",
     "SerializationError",
     "SessionError",
     "SessionExists",
@@ -42,6 +44,10 @@ class ConfigurationError(SessionError, ValueError):
 
 class SerializationError(SessionError, TypeError):
     """A value cannot be stored.  Raised at commit; the message names the field and the type, never the value."""
+
+
+class LogoutRefused(SessionError):
+    """A logout token must not be acted on.  The message names the claim, never a value; whoever sent it gets a 400."""
 
 
 class StoreError(SessionError):
