@@ -4,6 +4,7 @@
     ├── ConfigurationError          the settings are wrong; also a ValueError
     ├── SerializationError          the app stored a value that no codec knows; also a TypeError
     ├── LogoutRefused               what asks for a logout is not a logout token for us
+    │   └── SessionTooLarge         the app stored more than a session may hold
     └── StoreError
         ├── CorruptRecord           what is stored under a key is not a session
         ├── SessionExists           an id was about to be used twice
@@ -24,6 +25,7 @@ __all__ = [
     "SerializationError",
     "SessionError",
     "SessionExists",
+    "SessionTooLarge",
     "StoreError",
     "StoreMisconfigured",
     "StoreUnavailable",
@@ -48,6 +50,10 @@ class SerializationError(SessionError, TypeError):
 
 class LogoutRefused(SessionError):
     """A logout token must not be acted on.  The message names the claim, never a value; whoever sent it gets a 400."""
+class SessionTooLarge(SerializationError):
+    """A field, or all of them, would take more room than they may.  Raised at commit, before anything is written; the
+    message names the limit and the largest fields.
+    """
 
 
 class StoreError(SessionError):
