@@ -34,6 +34,7 @@ ROOMS: dict[str, str] = {
     "environment": "errors",
     "settings": "errors environment",
     "codec": "errors forms",
+    "sealing": "errors",
     "stores.record": "",
     "stores.contract": "concurrency stores.record",
     "stores.memory": "errors stores.record stores.contract",
@@ -65,6 +66,7 @@ ROOMS: dict[str, str] = {
 LIBRARIES: dict[str, set[str]] = {
     "itsdangerous": {"cookies"},
     "werkzeug": {"cookies", "console"},
+    "cryptography": {"sealing"},
     "msgspec": {"codec", "environment", "settings", "stores.contract", "stores.record", "stores.sql"},
     "redis": {"stores.redis"},
     "sqlalchemy": {"stores.sql"},
@@ -97,6 +99,7 @@ PLACES: dict[str, set[str]] = {
 
 DECISIONS = ["breaker", "codec", "cookies", "environment", "errors", "events", "forms", "http", "request", "settings"]
 DECISIONS += ["events.audit", "events.base", "events.hooks", "events.names", "events.sessions", "events.stores"]
+DECISIONS += ["sealing.cipher", "sealing.packing", "sealing.sealers", "sealing.sizes", "sealing.texts"]
 DECISIONS += ["stores.record"]
 DECISIONS = ["breaker", "clients", "codec", "cookies", "environment", "errors", "events", "forms", "http"]
 DECISIONS = ["breaker", "clients", "codec", "cookies", "environment", "errors", "events", "forms", "helpers", "http"]
@@ -291,7 +294,8 @@ def test_importing_reads_no_file_no_environment_and_no_clock(tmp_path: Path) -> 
 def test_importing_the_package_brings_no_client_library_and_no_server_with_it(tmp_path: Path) -> None:
     program = """
         import vedsess_middleware
-        print(sorted({"redis", "sqlalchemy", "starlette", "click", "rich", "sqlite3"} & sys.modules.keys()))
+        brought = {"redis", "sqlalchemy", "starlette", "click", "rich", "sqlite3", "cryptography"} & sys.modules.keys()
+        print(sorted(brought))
     """
     assert run(program, folder=tmp_path) == "[]"
 
