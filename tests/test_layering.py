@@ -45,7 +45,8 @@ ROOMS: dict[str, str] = {
     "cookies": "settings stores.record",
     # 3: what an app sees
     "state": "errors codec stores.record cookies",
-    "session": "errors stores.record state",
+    "contents": "errors stores.record state",
+    "session": "stores.record state contents",
     # 4: the only room that knows both cookie and store; no store by name
     "manager": "errors events concurrency request settings codec stores.record stores.contract cookies state session",
     # 5: the only room below the console that knows every backend
