@@ -6,7 +6,8 @@ written once.  Handlers are plain functions and may make further visits: those o
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, cast
 from wsgiref.util import setup_testing_defaults
@@ -182,7 +183,7 @@ class Jar:
             return
         place = cookie.name, cookie.domain, cookie.path
         self.cookies.pop(place, None)
-        if int(found["max-age"]) > 0:
+        if int(found.get("max-age", 1)) > 0:
             self.cookies[place] = cookie
 
     def header(self, path: str, *, scheme: str) -> str:
@@ -221,8 +222,12 @@ class Browser(ABC):
         """Make one request.  Options: those of `Visit`, and `cookies` to send in place of the jar's."""
         cookies = options.pop("cookies", None)
         visit = Visit(handler, path, **options)
-        header = self.jar.header(path, scheme=visit.scheme) if cookies is None else cookies
-        answer = self._exchange(visit, header)
+        return self._taken(visit, self._exchange(visit, self._header(visit) if cookies is None else cookies))
+
+    def _header(self, visit: Visit) -> str:
+        return self.jar.header(visit.path, scheme=visit.scheme)
+
+    def _taken(self, visit: Visit, answer: Answer) -> Answer:
         for text in answer.all("set-cookie"):
             self.jar.take(text, scheme=visit.scheme)
         return answer
@@ -328,7 +333,16 @@ class AsgiBrowser(Browser):
     """Drives the app as an ASGI server would, and refuses every message that comes out of turn."""
 
     def _exchange(self, visit: Visit, cookies: str) -> Answer:
-        sent: list[Message] = self.run(self._served(visit, cookies))
+        answer: Answer = self.run(self._answered(visit, cookies))
+        return answer
+
+    async def visit(self, handler: Handler) -> Answer:
+        """One request, as a task among others."""
+        visit = Visit(handler)
+        return self._taken(visit, await self._answered(visit, self._header(visit)))
+
+    async def _answered(self, visit: Visit, cookies: str) -> Answer:
+        sent = await self._served(visit, cookies)
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in sent[0]["headers"]]
         body = b"".join(message.get("body", b"") for message in sent[1:])
         return Answer(sent[0]["status"], headers, body, visit.result)
@@ -342,6 +356,21 @@ class AsgiBrowser(Browser):
         assert scope == before
         assert messages.ended, "the response has no end"
         return messages.sent
+
+
+def at_once(visits: Sequence[tuple[Browser, Handler]]) -> list[Answer]:
+    """Requests that are under way at the same time: in threads, or as tasks of one loop."""
+    first, _ = visits[0]
+    if isinstance(first, AsgiBrowser):
+        tasks = [browser.visit(handler) for browser, handler in visits if isinstance(browser, AsgiBrowser)]
+        answers: list[Answer] = first.run(_gathered(tasks))
+        return answers
+    with ThreadPoolExecutor(min(len(visits), 16)) as threads:
+        return list(threads.map(lambda visit: visit[0](visit[1]), visits))
+
+
+async def _gathered(tasks: Iterable[Coroutine[Any, Any, Answer]]) -> list[Answer]:
+    return await asyncio.gather(*tasks)
 
 
 def http_scope(

@@ -8,12 +8,20 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
+from tests.leaks import Watch
 from tests.servers import PostgresServer, RedisFactory, RedisServer, RedisServers, redis_binary, redis_ids
 
 if TYPE_CHECKING:
     from tests.mariadb import MariaServer
 
+pytest_plugins = ["tests.sites"]
+
 _database_numbers = itertools.count(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let no test show a secret."""
+    config.pluginmanager.register(Watch(), "leaks")
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import pytest
 from asgiref.testing import ApplicationCommunicator
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tests.clients import SECRET_KEY, Messages, Spy, http_scope
+from tests.clients import OTHER_KEY, SECRET_KEY, Messages, Spy, http_scope
 from tests.servers import RedisFactory, RedisServer, eventually
 from vedsess_middleware import RequestInfo, SessionManager, Settings, StoreUnavailable
 from vedsess_middleware.asgi import SessionMiddleware
@@ -22,6 +22,8 @@ from vedsess_middleware.stores.redis import RedisStore
 from vedsess_middleware.stores.sql import SQLStore
 
 Work = Callable[[Any], object]
+
+ENCRYPTION_KEY = "q7Zr2LwX9vTb4NcYk1MfPj6HsDg3EaUo8QiRxVzBnW0"
 
 
 class Broken(Exception):
@@ -124,7 +126,7 @@ def test_an_unknown_scope_is_handed_on_untouched(manager: SessionManager, spy: S
             assert seen[0] is scope
             assert seen[1:] == [receive, send]
             assert "session" not in scope
-        assert spy.calls == []
+        assert spy.calls == ["sample"]  # at start-up: do the keys fit to what is stored?
 
     asyncio.run(scenario())
 
@@ -943,6 +945,36 @@ def test_a_manager_that_was_given_is_left_open() -> None:
     store = Closing()
     asyncio.run(live(SessionMiddleware(living, SessionManager(cast(Store, store), Settings(secret_key=SECRET_KEY)))))
     assert store.closed == []
+
+
+@pytest.mark.parametrize("now", [{}, {"encryption_key": OTHER_KEY}])
+def test_an_app_does_not_start_with_keys_that_do_not_fit_to_what_is_stored(now: dict[str, Any]) -> None:
+    store = cast(Store, MemoryStore())
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "lifespan.startup"}
+
+    async def scenario() -> None:
+        before = SessionManager(store, Settings(secret_key=SECRET_KEY, encryption_key=ENCRYPTION_KEY))
+        await begun(before, n=1)
+        middleware = SessionMiddleware(living, SessionManager(store, Settings(secret_key=SECRET_KEY, **now)))
+        await middleware({"type": "lifespan"}, receive, send)
+
+    asyncio.run(scenario())
+    [failed] = sent
+    assert failed["type"] == "lifespan.startup.failed"
+    assert "encryption_key" in failed["message"]
+
+
+def test_an_app_starts_while_no_store_answers() -> None:
+    spy = Spy(cast(Store, MemoryStore()))
+    spy.down = True
+    middleware = SessionMiddleware(living, SessionManager(cast(Store, spy), Settings(secret_key=SECRET_KEY)))
+    assert asyncio.run(live(middleware)) == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
 
 
 # -- cancellation ------------------------------------------------------------------------------------------------------

@@ -188,7 +188,7 @@ def test_session_storage_database_ignores_a_redis(build: Built, sqlite_url: str,
 def test_the_settings_reach_the_stores(valkey: RedisServer, sqlite_url: str) -> None:
     settings = Settings(
         secret_key=SECRET_KEY, redis_url=valkey.url, database_url=sqlite_url, mirror="before-response",
-        idle_timeout=100, absolute_timeout=200, key_prefix="p:", **PATIENT,
+        idle_timeout=100, absolute_timeout=150, remember_timeout=200, key_prefix="p:", **PATIENT,
     )  # fmt: skip
     manager = build_manager(settings, is_async=False)
     session = run_blocking(manager.open())

@@ -4,10 +4,12 @@ import json
 import socket
 import socketserver
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -21,11 +23,16 @@ from vedsess_middleware.console.check_session import SessionCheck
 from vedsess_middleware.console.cli import cli
 from vedsess_middleware.console.steps import Checklist, Explanation, Finding, Step, StepFailed
 from vedsess_middleware.console.stores import run
+from vedsess_middleware.manager import manager
+from vedsess_middleware.sealing import PlainSealer
+from vedsess_middleware.stores.contract import Owner
 from vedsess_middleware.stores.failover import FailoverStore
 from vedsess_middleware.stores.memory import MemoryStore
 from vedsess_middleware.stores.record import Record
+from vedsess_middleware.stores.sql import SQLStore
 
 KEY = "nfa1nKi7kKZyK8Ej0EMyl5eNDVkpH9i7Bwfgx5bZ9pXE9Tuy2Q0aVg"
+CIPHER = "Yk3vQ8mXw2Lr7Tn5Bz9Hd4Gs6Jf1Pc0AoEuIyWqRtSxMv"
 PASSWORD = "sesame-8c1d"  # to be found nowhere
 # Of nobody: `localhost` and 127.0.0.1, good for a hundred years.
 CERTIFICATE = """
@@ -147,9 +154,9 @@ class TestHealthy:
         assert valkey.cli("ZCARD", "vedsess:session_index:all") == 1
         assert valkey.cli("TTL", "vedsess:session_index:all") > 600_000
 
-    def test_the_table_is_said_to_be_there_or_to_be_made(self, sqlite_url: str) -> None:
-        details = [step(checked(VEDSESS_DATABASE_URL=sqlite_url), "SQL", "table").detail for _ in range(2)]
-        assert details == ["vedsess_sessions was not there: made now", "vedsess_sessions is there"]
+    def test_the_tables_are_said_to_be_there_or_to_be_made(self, sqlite_url: str) -> None:
+        details = [step(checked(VEDSESS_DATABASE_URL=sqlite_url), "SQL", "tables").detail for _ in range(2)]
+        assert details == ["not all was there: made now", "all are there"]
 
     def test_a_file_of_one_host_is_a_warning(self, sqlite_url: str) -> None:
         shared = step(checked(VEDSESS_DATABASE_URL=sqlite_url), "SQL", "shared")
@@ -433,8 +440,29 @@ class TestSQL:
         finally:
             with psycopg.connect(postgres_url, autocommit=True) as connection:
                 connection.execute("DROP ROLE guest")
-        assert failed.name == "table"
+        assert failed.name == "tables"
         assert "vedsess sql-init" in failed.mend
+
+    def test_the_mend_for_a_permission_is_enough_and_one_table_less_is_not(self, postgres_url: str) -> None:
+        run_blocking(self.make_tables(postgres_url))
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            connection.execute("CREATE ROLE guest LOGIN")
+            try:
+                connection.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON vedsess_facts, vedsess_sessions TO guest")
+                failed = self.failure(postgres_url.replace("postgres@", "guest@"))
+                grant = failed.mend.partition("then ")[2]
+                connection.execute(f"{grant} TO guest".encode())
+                steps = checked(VEDSESS_DATABASE_URL=postgres_url.replace("postgres@", "guest@"))
+            finally:
+                connection.execute("DROP OWNED BY guest")
+                connection.execute("DROP ROLE guest")
+        assert failed.name == "write"
+        assert not [each for each in steps if each.outcome == "failed"]
+
+    async def make_tables(self, url: str) -> None:
+        store = SQLStore.from_url(url, is_async=False)
+        await store.create_tables()
+        await store.close()
 
     def test_a_missing_driver_is_a_configuration_error(self) -> None:
         result = CliRunner().invoke(
@@ -488,7 +516,7 @@ class TestCommand:
         assert (code, found["ok"]) == (0, True)
         assert found["settings"]["secret_key"] == {"value": "***", "source": "VEDSESS_SECRET_KEY"}
         assert found["steps"][0].keys() == {"area", "name", "outcome", "detail", "mend", "milliseconds"}
-        assert [each["outcome"] for each in found["steps"] if each["area"] == "session"] == ["ok"] * 6
+        assert [each["outcome"] for each in found["steps"] if each["area"] == "session"] == ["ok", "note", *["ok"] * 5]
 
     def test_programs_are_told_of_a_failure(self, tmp_path: Path) -> None:
         code, output = self.run("--json", VEDSESS_DATABASE_URL=f"sqlite:///{tmp_path}/no/s.db")
@@ -525,7 +553,7 @@ class Idle(MemoryStore):
 class Listing(MemoryStore):
     """Still names sessions that are over."""
 
-    def records_of(self, user_id: str, *, at: float) -> dict[str, Record]:
+    def records_of(self, owner: str, *, at: float, by: Owner = "user") -> dict[str, Record]:
         return {"k": Record.new(at=at, idle_timeout=1.0, deadline_at=at + 1.0)}
 
 
@@ -550,6 +578,58 @@ class TestSession:
         run_blocking(SessionCheck(Settings(secret_key=KEY), store, None, []).run(checklist))
         failed = first_failure(checklist.steps)
         assert (failed.name, failed.detail) == (name, detail)
+
+
+class TestEncryption:
+    """What a session of the app would look like in the stores."""
+
+    def finding(self, store: MemoryStore, **options: Any) -> Step:
+        checklist = Checklist("session", lambda error: Explanation("", str(error), ""))
+        run_blocking(SessionCheck(Settings(secret_key=KEY, **options), store, None, []).run(checklist))
+        return step(checklist.steps, "session", "encryption")
+
+    def test_without_a_key_there_is_none(self) -> None:
+        found = self.finding(MemoryStore())
+        assert (found.outcome, found.detail) == ("note", "none: values are stored as they are")
+
+    @pytest.mark.parametrize(
+        ("keys", "detail"), [([CIPHER], "AES-256-GCM"), ([CIPHER, KEY[::-1]], "AES-256-GCM with the first of 2 keys")]
+    )
+    def test_with_one_it_has_been_looked_at(self, keys: list[str], detail: str) -> None:
+        found = self.finding(MemoryStore(), encryption_key=keys)
+        assert (found.outcome, found.detail) == ("ok", detail)
+
+    def test_that_plain_values_are_believed_is_a_warning(self) -> None:
+        found = self.finding(MemoryStore(), encryption_key=CIPHER, encryption_accepts_plain=True)
+        assert found.outcome == "warning"
+        assert found.mend.startswith("unset VEDSESS_ENCRYPTION_ACCEPTS_PLAIN when")
+
+    def test_a_value_that_lies_there_as_it_is_fails(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(manager, "field_sealer", lambda **options: PlainSealer())
+        found = self.finding(MemoryStore(), encryption_key=CIPHER)
+        assert (found.outcome, found.detail) == ("failed", "the session is not in the store as it should be, encrypted")
+
+    def test_so_does_one_that_is_not_there(self) -> None:
+        assert self.finding(Forgetful(), encryption_key=CIPHER).outcome == "failed"
+
+    def test_every_step_holds_with_it_in_both_stores(self, valkey: RedisServer, sqlite_url: str) -> None:
+        environ = {"REDIS_URL": valkey.url, "VEDSESS_DATABASE_URL": sqlite_url, "VEDSESS_ENCRYPTION_KEY": CIPHER}
+        steps = checked(**environ)
+        assert not [each for each in steps if each.outcome == "failed"]
+        assert step(steps, "session", "encryption").detail == "AES-256-GCM"
+        assert step(steps, "session", "copy in SQL").detail == "equal"
+        assert CIPHER not in repr(steps)
+
+    def test_a_library_that_is_missing_is_told_before_anybody_is_asked(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "cryptography.exceptions", None)
+        asked: list[socket.socket] = []
+        with listening(asked.append) as port:
+            environ = {"VEDSESS_SECRET_KEY": KEY, "VEDSESS_ENCRYPTION_KEY": CIPHER}
+            environ |= {"REDIS_URL": f"redis://127.0.0.1:{port}", "VEDSESS_DATABASE_URL": "sqlite:///:memory:"}
+            result = CliRunner().invoke(cli, ["check"], env=environ)
+        assert (result.exit_code, result.stdout, asked) == (2, "", [])
+        assert result.stderr.startswith("Error: encryption_key: ")
+        assert "pip install 'vedsess-middleware[crypto]'" in result.stderr
 
 
 class TestChecklist:

@@ -9,6 +9,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import date
+from decimal import Decimal
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +20,25 @@ from click.testing import CliRunner, Result
 from sqlalchemy import update
 
 from tests.servers import RedisFactory, RedisServer, free_port
-from vedsess_middleware import SessionManager, Settings, run_blocking
+from vedsess_middleware import JsonCodec, RequestInfo, SessionManager, Settings, run_blocking
 from vedsess_middleware.build import build_manager
+from vedsess_middleware.concurrency import settle
+from vedsess_middleware.console import render, stores
 from vedsess_middleware.console.cli import cli
+from vedsess_middleware.console.users import AsStored
+from vedsess_middleware.manager import SessionInfo
+from vedsess_middleware.stores.contract import Store
+from vedsess_middleware.stores.memory import MemoryStore
+from vedsess_middleware.stores.record import Field, Version
 from vedsess_middleware.stores.sql.engines import sync_engine
-from vedsess_middleware.stores.sql.tables import instant, sessions
+from vedsess_middleware.stores.sql.tables import instant, metadata, sessions
 
 ROOT = Path(__file__).parents[1]
 KEY = "nfa1nKi7kKZyK8Ej0EMyl5eNDVkpH9i7Bwfgx5bZ9pXE9Tuy2Q0aVg"
 PASSWORD = "sesame-8c1d"  # to be found nowhere
+
+OF_STORES = ["check", "stats", "cleanup", "status", "maintain", "sql-init"]
+OF_USERS = ["sessions", "revoke", "export", "erase --yes"]
 
 Vedsess = Callable[..., Result]
 
@@ -144,6 +157,19 @@ class TestKeygen:
         assert name == "VEDSESS_SECRET_KEY"
         assert Settings.from_env({name: key}).secret_keys == (key,)
 
+    def test_a_key_for_encryption_goes_by_another_name(self, vedsess: Vedsess) -> None:
+        name, _, key = vedsess("keygen", "--for", "encryption").stdout.rstrip("\n").partition("=")
+        assert name == "VEDSESS_ENCRYPTION_KEY"
+        assert Settings.from_env({name: key}, secret_key=KEY).encryption_keys == (key,)
+
+    def test_one_file_holds_both_keys(self, vedsess: Vedsess, tmp_path: Path) -> None:
+        path = tmp_path / ".env"
+        for purpose in ("encryption", "secret"):
+            assert vedsess("keygen", "--for", purpose, "--env-file", str(path)).exit_code == 0
+        names = [line.partition("=")[0] for line in path.read_text().splitlines()]
+        assert names == ["VEDSESS_ENCRYPTION_KEY", "VEDSESS_SECRET_KEY"]
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
     def test_no_key_comes_twice(self, vedsess: Vedsess) -> None:
         assert len({vedsess("keygen").stdout for _ in range(5)}) == 5
 
@@ -177,37 +203,26 @@ class TestKeygen:
         assert added.endswith(end)
         assert added.count(b"\n") == 1
 
-    @pytest.mark.parametrize(
-        "line",
-        [
-            "VEDSESS_SECRET_KEY=old",
-            "export VEDSESS_SECRET_KEY=old",
-            "  VEDSESS_SECRET_KEY = old",
-            "VEDSESS_SECRET_KEY: old",
-            "VEDSESS_SECRET_KEY_FILE=/run/key",
-        ],
-    )
+    @pytest.mark.parametrize("purpose", ["secret", "encryption"])
+    @pytest.mark.parametrize("line", ["{}=old", "export {}='old'", "  {} = old", "{}: old", "{}_FILE=/run/key", "{}='"])
     def test_a_key_that_is_there_stays_and_the_message_says_how_to_rotate(
-        self, vedsess: Vedsess, tmp_path: Path, line: str
+        self, vedsess: Vedsess, tmp_path: Path, line: str, purpose: str
     ) -> None:
-        path = tmp_path / ".env"
-        path.write_text(f"A=1\n{line}\n")
-        result = vedsess("keygen", "--env-file", str(path))
+        path, content = tmp_path / ".env", f"A=1\n{line.format(f'VEDSESS_{purpose.upper()}_KEY')}\n"
+        path.write_text(content)
+        result = vedsess("keygen", "--for", purpose, "--env-file", str(path))
         assert result.exit_code == 1
-        assert path.read_text() == f"A=1\n{line}\n"
-        assert "VEDSESS_SECRET_KEY=NEW,OLD" in result.stderr
+        assert path.read_text() == content
+        assert f"vedsess rotate-keys --for {purpose}" in result.stderr
 
-    def test_the_rotation_that_the_message_names_is_what_the_settings_understand(self) -> None:
-        old, new = KEY, KEY[::-1]
-        assert Settings.from_env({"VEDSESS_SECRET_KEY": f"{new},{old}"}).secret_keys == (new, old)
-
-    def test_an_empty_assignment_is_left_to_the_person(self, vedsess: Vedsess, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("value", ["", "''", " # later"])
+    def test_an_empty_assignment_is_left_to_the_person(self, vedsess: Vedsess, tmp_path: Path, value: str) -> None:
         path = tmp_path / ".env"
-        path.write_text("VEDSESS_SECRET_KEY=\n")
+        path.write_text(f"VEDSESS_SECRET_KEY={value}\n")
         result = vedsess("keygen", "--env-file", str(path))
         assert result.exit_code == 1
         assert "remove that line" in result.stderr
-        assert path.read_text() == "VEDSESS_SECRET_KEY=\n"
+        assert path.read_text() == f"VEDSESS_SECRET_KEY={value}\n"
 
     def test_a_file_that_others_can_read_is_mentioned(self, vedsess: Vedsess, tmp_path: Path) -> None:
         path = tmp_path / ".env"
@@ -229,9 +244,9 @@ class TestErrors:
         assert "vedsess keygen" in result.stderr
         assert result.stdout == ""
 
-    @pytest.mark.parametrize("command", ["check", "stats", "cleanup", "status", "maintain", "sql-init"])
+    @pytest.mark.parametrize("command", [*OF_STORES, *(f"{command} alice" for command in OF_USERS)])
     def test_a_mistyped_variable_stops_every_command(self, vedsess: Vedsess, command: str) -> None:
-        result = vedsess(command, VEDSESS_SECRET_KEY=KEY, VEDSESS_IDLE_TIMOUT="5")
+        result = vedsess(*command.split(), VEDSESS_SECRET_KEY=KEY, VEDSESS_IDLE_TIMOUT="5")
         assert result.exit_code == 2
         assert "did you mean VEDSESS_IDLE_TIMEOUT?" in result.stderr
 
@@ -614,6 +629,338 @@ class TestMaintain:
         assert vedsess("maintain", "--seconds", "-1", **both).exit_code == 2
 
 
+AGENT = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
+CIPHER = "Yk3vQ8mXw2Lr7Tn5Bz9Hd4Gs6Jf1Pc0AoEuIyWqRtSxMv"
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
+    """The store that all commands of a test find, whatever the settings say."""
+    store = MemoryStore()
+
+    def build(settings: Settings, *, is_async: bool, **extensions: Any) -> SessionManager:
+        return SessionManager(store, settings, **extensions)
+
+    monkeypatch.setattr(stores, "build_manager", build)
+    return store
+
+
+def visit(store: Store, user: str, *, agent: str | None = None, values: Any = (), **options: Any) -> str:
+    """Store a session of this user, and return its handle."""
+    manager = SessionManager(store, Settings(secret_key=KEY, **options))
+    before = {info.handle for info in run_blocking(manager.sessions(user))}
+    session = run_blocking(manager.open())
+    session.login(user)
+    session.update(values)
+    run_blocking(manager.commit(session, RequestInfo(user_agent=agent, ip_address="192.0.2.7")))
+    (handle,) = {info.handle for info in run_blocking(manager.sessions(user))} - before
+    return handle
+
+
+def handles(store: Store, user: str) -> set[str]:
+    """The live sessions of a user."""
+    return {info.handle for info in run_blocking(SessionManager(store, Settings(secret_key=KEY)).sessions(user))}
+
+
+class Colour(Enum):
+    """What an app keeps, and no command knows."""
+
+    RED = 1
+
+
+class TestSessions:
+    def test_a_row_tells_how_to_know_a_session_again(self, vedsess: Vedsess, memory: MemoryStore) -> None:
+        handle = visit(memory, "alice", agent=AGENT)
+        visit(memory, "bob")
+        result = vedsess("sessions", "alice")
+        header, row = result.stdout.splitlines()
+        today = time.strftime("%Y-%m-%d", time.gmtime())
+        assert result.exit_code == 0
+        assert header.split() == ["handle", "created", "(UTC)", "last", "used", "ends", "client", "address"]
+        assert row.startswith(f"{handle}  {today} ")
+        assert row.rstrip().endswith("Firefox 140 on Linux  192.0.2.7")
+
+    def test_programs_read_the_same(self, vedsess: Vedsess, memory: MemoryStore) -> None:
+        handle = visit(memory, "alice", agent=AGENT)
+        found = json.loads(vedsess("sessions", "alice", "--json").stdout)
+        (only,) = found["sessions"]
+        assert found["user_id"] == "alice"
+        assert (only["handle"], only["user_agent"], only["ip_address"]) == (handle, "Firefox 140 on Linux", "192.0.2.7")
+        assert only["expires_at"] - only["created_at"] == 86400
+
+    def test_a_user_without_one_is_no_failure(self, vedsess: Vedsess, memory: MemoryStore) -> None:
+        result = vedsess("sessions", "alice")
+        assert (result.exit_code, result.stdout) == (0, "alice has no live session.\n")
+        assert json.loads(vedsess("sessions", "alice", "--json").stdout) == {"user_id": "alice", "sessions": []}
+
+    def test_a_user_who_looks_like_an_option_comes_after_two_dashes(
+        self, vedsess: Vedsess, memory: MemoryStore
+    ) -> None:
+        visit(memory, "--json")
+        assert json.loads(vedsess("sessions", "--json", "--", "--json").stdout)["user_id"] == "--json"
+        assert vedsess("revoke", "--", "--json").stdout == "Ended of --json: 1 session.\n"
+
+    @pytest.mark.parametrize("command", OF_USERS)
+    @pytest.mark.parametrize("user", ["", "a" * 256, "a\udcff"])
+    def test_what_no_app_can_have_logged_in_is_wrong_usage(
+        self, vedsess: Vedsess, memory: MemoryStore, command: str, user: str
+    ) -> None:
+        result = vedsess(*command.split(), "--", user)
+        assert result.exit_code == 2
+        assert "a user id has" in result.stderr
+
+    def test_a_name_cannot_talk_to_the_terminal(self, vedsess: Vedsess, memory: MemoryStore) -> None:
+        for command in ("sessions", "revoke"):
+            result = vedsess(command, "\x1b]0;title\x07[bold]\u202e")
+            assert "\\x1b]0;title\\x07[bold]\\u202e" in result.stdout
+            assert result.stdout[:-1].isprintable()
+
+    def test_what_a_client_said_of_itself_is_shown_and_not_acted_on(self, capsys: pytest.CaptureFixture[str]) -> None:
+        evil = "\x1b[2J[red]\u202e\r\nagent"
+        info = SessionInfo(
+            handle="1f",
+            created_at=0.0,
+            authenticated_at=0.0,
+            last_activity=0.0,
+            expires_at=0.0,
+            user_agent=evil,
+            ip_address="[link=http://evil]\x07",
+        )
+        render.print_sessions([info])
+        _, row = capsys.readouterr().out.splitlines()
+        assert "\\x1b[2J[red]\\u202e\\r\\nagent  [link=http://evil]\\x07" in row
+        assert row.isprintable()
+
+
+class TestRevoke:
+    @pytest.fixture
+    def three(self, memory: MemoryStore) -> list[str]:
+        """The sessions of alice; bob has one too."""
+        visit(memory, "bob")
+        return [visit(memory, "alice") for _ in range(3)]
+
+    def test_all_of_a_user_end_and_no_other(self, vedsess: Vedsess, memory: MemoryStore, three: list[str]) -> None:
+        result = vedsess("revoke", "alice")
+        assert (result.exit_code, result.stdout) == (0, "Ended of alice: 3 sessions.\n")
+        assert handles(memory, "alice") == set()
+        assert len(handles(memory, "bob")) == 1
+        assert vedsess("revoke", "alice").stdout == "Ended of alice: 0 sessions.\n"
+
+    def test_one_ends_by_its_handle(self, vedsess: Vedsess, memory: MemoryStore, three: list[str]) -> None:
+        result = vedsess("revoke", "alice", "--handle", three[1])
+        assert (result.exit_code, result.stdout) == (0, "Ended of alice: 1 session.\n")
+        assert handles(memory, "alice") == {three[0], three[2]}
+
+    @pytest.mark.parametrize("kept", [[0], [0, 2], [0, 1, 2]])
+    def test_all_but_some_end(self, vedsess: Vedsess, memory: MemoryStore, three: list[str], kept: list[int]) -> None:
+        options = [option for index in kept for option in ("--all-but", three[index])]
+        result = vedsess("revoke", "alice", *options)
+        assert result.exit_code == 0
+        assert result.stdout.startswith(f"Ended of alice: {3 - len(kept)} session")
+        assert handles(memory, "alice") == {three[index] for index in kept}
+
+    @pytest.mark.parametrize("options", [["--handle", "{1}"], ["--all-but", "{0}", "--all-but", "{1}"]])
+    def test_a_handle_that_is_mistyped_or_of_somebody_else_ends_nothing(
+        self, vedsess: Vedsess, memory: MemoryStore, three: list[str], options: list[str]
+    ) -> None:
+        (other,) = handles(memory, "bob")
+        for wrong in (other, "\x1b[2J"):
+            result = vedsess("revoke", "alice", *(option.format(three[0], wrong) for option in options))
+            assert result.exit_code == 1
+            assert result.stderr.startswith("Error: no live session of this user has the handle '")
+            assert result.stderr[:-1].isprintable()
+        assert handles(memory, "alice") == set(three)
+        assert handles(memory, "bob") == {other}
+
+    def test_everything_is_what_began_until_now(self, vedsess: Vedsess, memory: MemoryStore, three: list[str]) -> None:
+        result = vedsess("revoke", "alice", "--everything")
+        assert (result.exit_code, result.stdout) == (0, "Ended of alice: 3 sessions.\n")
+        assert handles(memory, "alice") == set()
+        assert len(handles(memory, "bob")) == 1
+        assert list(memory.cut_offs(after=0)) == ["alice"]
+
+    @pytest.mark.parametrize("left_out", ["--handle x", "--all-but x", "--everything"])
+    def test_two_options_at_once_are_wrong_usage(
+        self, vedsess: Vedsess, memory: MemoryStore, three: list[str], left_out: str
+    ) -> None:
+        options = [option for option in ("--handle x", "--all-but x", "--everything") if option != left_out]
+        assert vedsess("revoke", "alice", *" ".join(options).split()).exit_code == 2
+        assert handles(memory, "alice") == set(three)
+
+
+class TestExport:
+    def test_all_that_is_kept_is_there_with_its_types(self, vedsess: Vedsess, memory: MemoryStore) -> None:
+        values = {"cart": [1, "\x1b[2J"], "due": date(2026, 11, 23), "seen": {3, 1}, "price": Decimal("9.90")}
+        handle = visit(memory, "alice", agent=AGENT, values=values)
+        visit(memory, "bob", values={"a": "of bob"})
+        result = vedsess("export", "alice")
+        (only,) = json.loads(result.stdout)["sessions"]
+        assert result.exit_code == 0
+        assert (only["handle"], only["ip_address"]) == (handle, "192.0.2.7")
+        assert only["values"] == {
+            "cart": [1, "\x1b[2J"],
+            "due": {"!date": "2026-11-23"},
+            "seen": {"!set": [1, 3]},
+            "price": {"!decimal": "9.90"},
+        }
+        assert "of bob" not in result.stdout
+        assert "\x1b" not in result.stdout
+
+    def test_members_of_enums_are_shown_by_name_without_their_class(
+        self, vedsess: Vedsess, memory: MemoryStore
+    ) -> None:
+        manager = SessionManager(memory, Settings(secret_key=KEY), codec=JsonCodec(enums=[Colour]))
+        session = run_blocking(manager.open())
+        session.login("alice")
+        session["likes"] = Colour.RED
+        run_blocking(manager.commit(session))
+        (only,) = json.loads(vedsess("export", "alice").stdout)["sessions"]
+        assert only["values"] == {"likes": {"!enum": ["Colour", "RED"]}}
+
+    @pytest.mark.parametrize("text", ["neither {JSON", "[" * 100_000])
+    def test_what_another_codec_wrote_is_shown_as_text(self, text: str) -> None:
+        assert AsStored().decode(text) == text
+
+    def test_what_is_encrypted_is_opened_with_the_key_of_the_environment(
+        self, vedsess: Vedsess, memory: MemoryStore
+    ) -> None:
+        visit(memory, "alice", values={"cart": "secret"}, encryption_key=CIPHER)
+        (only,) = json.loads(vedsess("export", "alice", VEDSESS_ENCRYPTION_KEY=CIPHER).stdout)["sessions"]
+        assert only["values"] == {"cart": "secret"}
+
+    def test_without_that_key_nothing_is_handed_out_as_if_it_were_all(
+        self, vedsess: Vedsess, memory: MemoryStore
+    ) -> None:
+        handle = visit(memory, "alice", values={"cart": "secret"}, encryption_key=CIPHER)
+        result = vedsess("export", "alice")
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert "encryption_key is not set" in result.stderr
+        assert handle in vedsess("sessions", "alice").stdout
+        assert vedsess("revoke", "alice", "--handle", handle).exit_code == 0
+
+    def test_a_value_that_cannot_be_read_is_named_and_the_others_are_printed(
+        self, vedsess: Vedsess, memory: MemoryStore
+    ) -> None:
+        visit(memory, "alice", values={"cart": "secret", "other": "told"}, encryption_key=CIPHER)
+        (key,) = run_blocking(settle(memory.records_of("alice", at=time.time())))
+        record = memory.peek(key)
+        assert record is not None
+        damaged = {**record.fields, "cart": Field(Version(), record.values["cart"][:-8] + "AAAAAAAA")}
+        memory._records[key] = record.replace(fields=damaged)
+        result = vedsess("export", "alice", VEDSESS_ENCRYPTION_KEY=CIPHER)
+        (only,) = json.loads(result.stdout)["sessions"]
+        assert result.exit_code == 1
+        assert only["values"] == {"other": "told"}
+        assert result.stderr.startswith("Missing: ")
+        assert "cart" in result.stderr
+
+    def test_a_user_of_whom_nothing_is_kept_is_no_failure(self, vedsess: Vedsess, memory: MemoryStore) -> None:
+        result = vedsess("export", "alice")
+        assert (result.exit_code, json.loads(result.stdout)) == (0, {"user_id": "alice", "sessions": []})
+
+
+class TestErase:
+    def test_with_a_yes_nothing_is_left_of_the_user(self, vedsess: Vedsess, memory: MemoryStore) -> None:
+        visit(memory, "alice", agent=AGENT, values={"cart": "full"})
+        visit(memory, "bob")
+        result = vedsess("erase", "alice", "--yes")
+        assert (result.exit_code, result.stdout) == (0, "Erased of alice: 1 session.\n")
+        assert json.loads(vedsess("export", "alice").stdout)["sessions"] == []
+        assert len(handles(memory, "bob")) == 1
+
+    def test_without_a_terminal_to_ask_on_it_does_nothing(self, vedsess: Vedsess, memory: MemoryStore) -> None:
+        handle = visit(memory, "alice")
+        result = vedsess("erase", "alice")
+        assert result.exit_code == 2
+        assert "give --yes" in result.stderr
+        assert handles(memory, "alice") == {handle}
+
+    @pytest.mark.parametrize(
+        ("answer", "code", "said", "left"), [(b"y\n", 0, b"Erased of alice: 1 session.\n", 0), (b"n\n", 1, b"", 1)]
+    )
+    def test_on_a_terminal_it_asks_first(
+        self, sqlite_url: str, tmp_path: Path, answer: bytes, code: int, said: bytes, left: int
+    ) -> None:
+        environ = {"VEDSESS_DATABASE_URL": sqlite_url}
+        with app(nobody(), sqlite_url, storage="database") as manager:
+            log_in(manager, "alice")
+            ours, theirs = os.openpty()
+            try:
+                os.write(ours, answer)
+                command = [sys.executable, "-m", "vedsess_middleware.console", "erase", "alice"]
+                env = {**os.environ, "PYTHONPATH": str(ROOT), **environ}
+                done = subprocess.run(
+                    command, cwd=tmp_path, env=env, stdin=theirs, capture_output=True, timeout=60, check=False
+                )
+            finally:
+                os.close(ours)
+                os.close(theirs)
+            assert (done.returncode, done.stdout) == (code, said)
+            assert b"Erase all sessions of alice?" in done.stderr
+            assert len(run_blocking(manager.sessions("alice"))) == left
+
+
+class TestUsersInRealStores:
+    """The same over Redis and a database, each of which has to be told."""
+
+    def test_what_one_command_lists_another_hands_out_and_a_third_ends(
+        self, vedsess: Vedsess, valkey: RedisServer, database_url: str
+    ) -> None:
+        environ = variables(valkey.url, database_url)
+        with app(valkey.url, database_url) as manager:
+            cookies = [write(manager, log_in(manager, "alice"), cart="full") for _ in range(2)]
+        listed = json.loads(vedsess("sessions", "alice", "--json", **environ).stdout)["sessions"]
+        exported = json.loads(vedsess("export", "alice", **environ).stdout)["sessions"]
+        assert len(listed) == len(cookies)
+        assert [each["values"] for each in exported] == [{"cart": "full"}] * 2
+        result = vedsess("revoke", "alice", "--all-but", listed[0]["handle"], **environ)
+        assert result.stdout == "Ended of alice: 1 session.\n"
+        assert rows_of(vedsess("status", **environ))["sql"]["rows that Redis may not know"] == "0"
+        for where in (valkey.url, nobody()):
+            with app(where, database_url) as later:
+                assert sorted(run_blocking(later.open(cookie)).is_new for cookie in cookies) == [False, True]
+
+    @pytest.mark.parametrize("command", [["revoke", "alice", "--everything"], ["erase", "alice", "--yes"]])
+    def test_a_user_is_cut_off_in_both(
+        self, vedsess: Vedsess, valkey: RedisServer, database_url: str, command: list[str]
+    ) -> None:
+        with app(valkey.url, database_url) as manager:
+            cookie, other = log_in(manager, "alice"), log_in(manager, "bob")
+        environ = variables(valkey.url, database_url)
+        result = vedsess(*command, **environ)
+        assert (result.exit_code, result.stdout.partition("of")[2]) == (0, " alice: 1 session.\n")
+        assert rows_of(vedsess("status", **environ))["sql"]["rows that Redis may not know"] == "0"
+        for where in (valkey.url, nobody()):
+            with app(where, database_url) as later:
+                assert run_blocking(later.open(cookie)).is_new
+                assert not run_blocking(later.open(other)).is_new
+
+    def test_while_redis_is_away_the_database_is_told_and_redis_hears_of_it_later(
+        self, vedsess: Vedsess, valkey: RedisServer, database_url: str
+    ) -> None:
+        with app(valkey.url, database_url) as manager:
+            cookie = log_in(manager, "alice")
+        result = vedsess("revoke", "alice", **variables(nobody(), database_url))
+        assert (result.exit_code, result.stdout) == (0, "Ended of alice: 1 session.\n")
+        with app(valkey.url, database_url) as later:
+            assert run_blocking(later.open(cookie)).is_new
+
+    def test_without_any_store_it_is_one_line_and_a_failure(self, vedsess: Vedsess) -> None:
+        for command in OF_USERS:
+            result = vedsess(*command.split(), "alice", **variables(nobody(), "sqlite:////nowhere/at/all.db"))
+            assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1), result.output
+            assert result.stderr.endswith("; `vedsess check` says why\n")
+
+    def test_a_driver_for_event_loops_is_used_on_one(
+        self, vedsess: Vedsess, valkey: RedisServer, postgres_url: str
+    ) -> None:
+        with app(valkey.url, postgres_url) as manager:
+            log_in(manager, "alice")
+        environ = variables(valkey.url, postgres_url.replace("postgresql:", "postgresql+asyncpg:"))
+        assert len(json.loads(vedsess("sessions", "alice", "--json", **environ).stdout)["sessions"]) == 1
+        assert vedsess("revoke", "alice", **environ).stdout == "Ended of alice: 1 session.\n"
+
+
 class TestSqlInit:
     @pytest.mark.parametrize("driver", ["sqlite", "sqlite+aiosqlite"])
     def test_the_table_is_made_once_and_kept(self, vedsess: Vedsess, tmp_path: Path, driver: str) -> None:
@@ -621,8 +968,8 @@ class TestSqlInit:
         for _ in range(2):
             result = vedsess("sql-init", VEDSESS_DATABASE_URL=url)
             assert result.exit_code == 0
-            assert result.stdout == f"The tables vedsess_sessions and vedsess_facts are in {url}.\n"
-        assert _tables(tmp_path / "sessions.db") == {"vedsess_facts", "vedsess_sessions"}
+            assert result.stdout == f"In {url}: vedsess_facts, vedsess_sessions, vedsess_users.\n"
+        assert _tables(tmp_path / "sessions.db") == set(metadata.tables)
 
     def test_the_password_in_the_url_is_not_shown(self, vedsess: Vedsess, postgres_url: str) -> None:
         url = postgres_url.replace("postgres@", f"postgres:{PASSWORD}@")
@@ -637,7 +984,7 @@ class TestSqlInit:
         with sqlite3.connect(tmp_path / "made.db") as database:
             database.executescript(printed)
         database.close()
-        assert _tables(tmp_path / "made.db") == {"vedsess_facts", "vedsess_sessions"}
+        assert _tables(tmp_path / "made.db") == set(metadata.tables)
 
     @pytest.mark.parametrize(
         ("scheme", "words"), [("postgresql", "DOUBLE PRECISION"), ("mysql", "LONGTEXT"), ("mariadb", "DATETIME(3)")]
@@ -649,7 +996,8 @@ class TestSqlInit:
         result = vedsess("sql-init", "--print", VEDSESS_DATABASE_URL=url)
         assert result.exit_code == 0
         assert words in result.stdout
-        assert result.stdout.count(";") == 5
+        statements = [line for line in result.stdout.splitlines() if line.startswith("CREATE TABLE")]
+        assert [line.split()[2] for line in statements] == sorted(metadata.tables)
         assert PASSWORD not in result.stdout
 
 

@@ -204,7 +204,9 @@ def test_a_cookie_with_any_bit_flipped_is_rejected_or_says_the_same() -> None:
         f"{SESSION_ID}.3.14.",
         f"{SESSION_ID}.3.14.18BCFE5687B",
         f"{SESSION_ID}.3.14.{'f' * 13}",
-        f"{SESSION_ID}.3.14.18bcfe5687b.0",
+        f"{SESSION_ID}.3.14.18bcfe5687b.",
+        f"{SESSION_ID}.3.14.18bcfe5687b.0.0",
+        f"{SESSION_ID}.3.14.18bcfe5687b.{'f' * 9}",
         f"{SESSION_ID}.3.14.18bcfe5687b\n",
     ],
 )

@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 from click.testing import CliRunner
 
+from tests.leaks import Secrets
 from tests.servers import eventually, free_port
 from vedsess_middleware import ConfigurationError
 from vedsess_middleware.console.cli import cli
@@ -82,8 +84,9 @@ def demo(short_folders: Callable[[], Path]) -> Iterator[Running]:
 
 @pytest.fixture
 def browser(demo: Running) -> Iterator[httpx.Client]:
-    """A browser of the test's own."""
-    with httpx.Client(base_url=demo.wsgi, trust_env=False, timeout=10.0, follow_redirects=True) as client:
+    """A browser of the test's own, which sees to it that no page shows a cookie."""
+    options: dict[str, Any] = {"trust_env": False, "timeout": 10.0, "follow_redirects": True}
+    with httpx.Client(base_url=demo.wsgi, event_hooks={"response": [_shows_no_cookie]}, **options) as client:
         yield client
 
 
@@ -382,6 +385,14 @@ class TestSetUp:
             redis_binary()
         program.write_text("#!/bin/sh\nexit 0\n")
         assert redis_binary() == program
+
+
+def _shows_no_cookie(answer: httpx.Response) -> None:
+    """Neither the cookie that came with the request nor the one that is set may be in the answer's body."""
+    hidden = Secrets()
+    for text in (answer.request.headers.get("cookie", ""), *answer.headers.get_list("set-cookie")):
+        hidden.note(text.partition("=")[2].partition(";")[0])
+    assert not hidden.are_in(answer.read().decode())
 
 
 def _vedsess(folder: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:

@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import gc
+import logging
 import os
 import signal
 import sqlite3
@@ -31,7 +32,8 @@ from vedsess_middleware.stores.sql.engines import (
     async_engine,
     budget,
     for_writes,
-    is_missing_table,
+    is_made_already,
+    needs_tables,
     sync_engine,
     translate,
     was_deadlock,
@@ -350,7 +352,7 @@ def test_a_frozen_backend_costs_one_budget_and_its_connection(
     assert reason(translate(error, "test")) == "timeout"
     assert not was_disconnected(error)
     assert client.ask(PID) != frozen
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
 
 @all_kinds
@@ -422,7 +424,7 @@ def test_a_call_that_a_signal_handler_breaks_off_leaves_no_connection_out_of_ste
     finally:
         signal.signal(signal.SIGALRM, handler)
     assert client.ask("SELECT 1") == 1
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
 
 @all_kinds
@@ -588,19 +590,46 @@ def test_a_read_only_transaction_is_read_only(kind: Kind, postgres_url: str, con
     ("database", "kind"),
     [("sqlite", "blocking"), ("sqlite", "asyncio"), ("pg", "blocking"), ("pg", "asyncio"), ("pg", "asyncpg")],
 )
-def test_a_missing_table_is_recognised_and_a_mistake_of_ours_is_raised_as_it_is(
+def test_what_is_missing_is_recognised_and_a_mistake_of_ours_is_raised_as_it_is(
     database: str, kind: Kind, sqlite_url: str, postgres_url: str, connect: Connect
 ) -> None:
     client = connect(sqlite_url if database == "sqlite" else postgres_url, kind)
-    missing = client.error("SELECT * FROM nowhere")
-    assert is_missing_table(missing)
-    assert "vedsess sql-init" in str(translate(missing, "test"))
-    for mistake in ("SELEKT 1", "SELECT nothing FROM (SELECT 1) AS t"):
+    client.ask("CREATE TABLE t (x INTEGER)", "SELECT count(*) FROM t")
+    for missing in ("SELECT * FROM nowhere", "SELECT y FROM t", "INSERT INTO t (x, y) VALUES (1, 1)"):
+        error = client.error(missing)
+        assert needs_tables(error)
+        assert isinstance(translate(error, "test"), StoreMisconfigured)
+        assert "vedsess sql-init" in str(translate(error, "test"))
+    for mistake in ("SELEKT 1", "SELECT count(1, 2, 3)"):
         error = client.error(mistake)
-        assert not is_missing_table(error)
+        assert not needs_tables(error)
         with pytest.raises(exc.DBAPIError) as raised:
             translate(error, "test")
         assert raised.value is error
+
+
+@pytest.mark.parametrize(
+    ("database", "kind"),
+    [("sqlite", "blocking"), ("sqlite", "asyncio"), ("pg", "blocking"), ("pg", "asyncio"), ("pg", "asyncpg")],
+)
+def test_what_somebody_else_has_made_is_recognised(
+    database: str, kind: Kind, sqlite_url: str, postgres_url: str, connect: Connect
+) -> None:
+    client = connect(sqlite_url if database == "sqlite" else postgres_url, kind)
+    client.ask("CREATE TABLE t (x INTEGER)", "CREATE INDEX ix ON t (x)", "SELECT count(*) FROM t")
+    for again in ("CREATE TABLE t (x INTEGER)", "CREATE INDEX ix ON t (x)", "ALTER TABLE t ADD COLUMN x INTEGER"):
+        assert is_made_already(client.error(again))
+    assert not is_made_already(client.error("SELECT * FROM nowhere"))
+    assert not is_made_already(TimeoutError())
+
+
+def test_whoever_may_not_make_tables_is_told_who_may() -> None:
+    refused = exc.ProgrammingError("ALTER", {}, DriverError("must be owner of table t", sqlstate="42501"))
+    assert "vedsess sql-init" not in str(translate(refused, "test"))
+    told = translate(refused, "test", making=True)
+    assert isinstance(told, StoreMisconfigured)
+    assert "must be owner of table t" in str(told)
+    assert str(told).endswith("(`vedsess sql-init` makes it)")
 
 
 class DriverError(Exception):

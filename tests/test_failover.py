@@ -20,6 +20,7 @@ from vedsess_middleware.errors import (
     ConfigurationError,
     CorruptRecord,
     SessionExists,
+    SessionLimitReached,
     StoreMisconfigured,
     StoreUnavailable,
 )
@@ -36,8 +37,9 @@ from vedsess_middleware.events import (
     WritesLost,
 )
 from vedsess_middleware.stores.failover import FailoverStore, Mirror
+from vedsess_middleware.stores.failover.cutoffs import CutOffs
 from vedsess_middleware.stores.memory import MemoryStore
-from vedsess_middleware.stores.record import Record, Version
+from vedsess_middleware.stores.record import Fence, Record, Version
 from vedsess_middleware.stores.redis import RedisStore
 from vedsess_middleware.stores.sql import SQLStore
 
@@ -115,7 +117,8 @@ class Pair:
 
     def replace(self, old: str, new: str, *, login: bool = False, **changes: Any) -> Version | None:
         record = a_record(AT, **changes)
-        return run_blocking(self.store.replace(old, new, record, at=AT, until=UNTIL, even_if_gone=login))
+        replaced = run_blocking(self.store.replace(old, new, record, at=AT, until=UNTIL, even_if_gone=login))
+        return replaced.version if replaced else None
 
     def owed(self) -> dict[str, Record]:
         return self.secondary.store.owed(self.secondary.store.poll().dirty)
@@ -766,14 +769,15 @@ def test_a_write_that_comes_while_its_session_is_copied_is_copied_after_it() -> 
 def test_a_copy_that_comes_late_does_not_push_out_a_tombstone_that_waits() -> None:
     pair, token = started("after-response")
     pair.secondary.always = "refuse"
-    mirror_later = pair.store._mirrored
+    writer = pair.store._writer
+    mirror_later = writer.mirrored
 
     async def mirror_slowly(*copy: Any, **options: Any) -> Record:
-        del vars(pair.store)["_mirrored"]
+        del vars(writer)["mirrored"]
         await pair.store.end([KEY], at=AT, until=UNTIL)
         return await mirror_later(*copy, **options)
 
-    vars(pair.store)["_mirrored"] = mirror_slowly
+    vars(writer)["mirrored"] = mirror_slowly
     pair.write(token, a="3")
     pair.heal()
     assert values_in(pair.primary) == values_in(pair.secondary) == "gone"
@@ -810,6 +814,46 @@ def test_a_logout_while_the_secondary_was_away_is_not_undone_by_an_id_change_els
         "gone",
     ]
     assert run_blocking(elsewhere.store.records_of("ada", at=AT)) == {}
+
+
+@in_each_mirroring_mode
+def test_a_tombstone_that_overtakes_the_move_that_left_it_ends_nothing(mode: Mirror) -> None:
+    """Another process finds it in the secondary, and tells the primary of it first."""
+    pair = Pair(mode)
+    pair.create(user_id="ada")
+    elsewhere, moves = Pair(mode, beside=pair), pair.secondary.store.replace
+
+    def overtaken(*args: Any, **options: Any) -> Any:
+        replaced = moves(*args, **options)
+        elsewhere.heal()
+        return replaced
+
+    vars(pair.secondary.store)["replace"] = overtaken
+    assert pair.replace(KEY, NEW, user_id="ada") is not None
+    assert (pair.values(KEY), pair.values(NEW)) == (None, {"a": "1"})
+    pair.settle(KEY, NEW)
+    assert [values_in(store, NEW) for store in (pair.primary, pair.secondary)] == [{"a": "1"}] * 2
+
+
+@in_each_mirroring_mode
+def test_whoever_comes_second_is_led_to_where_the_session_has_gone(mode: Mirror) -> None:
+    """The secondary has decided, and the primary has yet to hear of it."""
+    pair = Pair(mode)
+    pair.create(user_id="ada")
+    other, seen, moves = Pair(mode, beside=pair), list[Any](), pair.secondary.store.replace
+
+    def followed(*args: Any, **options: Any) -> Any:
+        replaced = moves(*args, **options)
+        if args[1] == NEW:
+            seen.append(other.replace(KEY, OTHER, user_id="ada"))
+            seen.append(other.load(KEY))
+        return replaced
+
+    vars(pair.secondary.store)["replace"] = followed
+    other.load(KEY)
+    pair.replace(KEY, NEW, user_id="ada")
+    assert seen[0] is None
+    assert (seen[1].gone, seen[1].successor) == (True, NEW)
 
 
 def test_a_logout_while_the_secondary_was_away_shows_in_the_list_at_once() -> None:
@@ -909,6 +953,723 @@ def test_stats_and_lists_come_from_the_store_that_serves() -> None:
     for call in (pair.store.stats(at=AT), pair.store.records_of("ada", at=AT), pair.store.cleanup(at=AT)):
         with pytest.raises(StoreUnavailable):
             run_blocking(call)
+
+
+# -- what a tombstone leads to -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["primary", "secondary"])
+@pytest.mark.parametrize("fault", [None, *FAULTS])
+@in_each_mirroring_mode
+def test_the_old_id_leads_to_the_new_one_in_both_stores(mode: Mirror, fault: Fault | None, place: str) -> None:
+    pair, _ = started(mode)
+    getattr(pair, place).always = fault
+    pair.replace(KEY, NEW, user_id="ada")
+    seen = pair.load()
+    assert seen
+    assert (seen.gone, seen.successor) == (True, NEW)
+    pair.settle(KEY, NEW)
+    for store in (pair.primary, pair.secondary):
+        tombstone = store.held(KEY)
+        assert tombstone
+        assert (tombstone.gone, tombstone.successor) == (True, NEW)
+    assert pair.values(NEW) == {"a": "1"}
+
+
+@pytest.mark.parametrize("fault", [None, *OUTAGES])
+def test_without_a_mirror_too_the_old_id_leads_to_the_new_one(fault: Fault | None) -> None:
+    pair, _ = started("off")
+    pair.primary.always = fault
+    pair.replace(KEY, NEW, user_id="ada")
+    pair.heal()
+    tombstone = pair.primary.held(KEY)
+    assert tombstone
+    assert (tombstone.gone, tombstone.successor) == (True, NEW)
+
+
+@in_each_mirroring_mode
+def test_a_logout_leads_nowhere(mode: Mirror) -> None:
+    pair, _ = started(mode)
+    pair.end(KEY)
+    pair.heal()
+    assert [record.successor for record in (pair.primary.held(KEY), pair.secondary.held(KEY)) if record] == ["", ""]
+
+
+@pytest.mark.parametrize("away", ["neither", "primary", "secondary"])
+@in_each_mode
+def test_the_sessions_of_a_sid_are_found_in_the_store_that_serves(mode: Mirror, away: str) -> None:
+    pair = Pair(mode)
+    pair.after_response()
+    if away != "neither":
+        getattr(pair, away).always = "refuse"
+    pair.create(user_id="ada", sid="s1")
+    pair.create(OTHER, user_id="ada", sid="s2")
+    pair.create(NEW, user_id="s1")
+    assert set(run_blocking(pair.store.records_of("s1", at=AT, by="sid"))) == {KEY}
+    assert set(run_blocking(pair.store.records_of("ada", at=AT))) == {KEY, OTHER}
+    pair.heal()
+    assert set(run_blocking(pair.store.records_of("s1", at=AT, by="sid"))) == {KEY}
+
+
+# -- writes that expect something --------------------------------------------------------------------------------------
+
+
+def stamp_of(record: Record | None, name: str = "a") -> Version:
+    assert record
+    return record.fields[name].stamp
+
+
+def expecting(pair: Pair, loaded: Record | None, value: str, *, stamp: Version | None = None) -> Any:
+    """A request that writes `a` if nobody has since it was loaded."""
+    expected = {"a": stamp_of(loaded) if stamp is None else stamp}
+    return run_blocking(pair.store.update(KEY, a_delta(AT, loaded=loaded, put={"a": value}, expected=expected)))
+
+
+@in_each_mode
+def test_a_write_that_meets_what_it_expects_is_taken(mode: Mirror) -> None:
+    pair, token = started(mode)
+    for value in ("2", "3"):
+        written = expecting(pair, pair.load(token=token), value)
+        assert not written.refused
+        token = token.join(written.version)
+    assert pair.values(token=token) == {"a": "3", "b": "2"}
+    assert "take_over" not in pair.secondary.calls
+
+
+@in_each_mode
+def test_a_conflict_that_the_primary_finds_is_an_answer_and_no_reason_to_ask_the_other(mode: Mirror) -> None:
+    pair, token = started(mode)
+    loaded = pair.load(token=token)
+    token = token.join(pair.write(token, a="9").version)
+    written = expecting(pair, loaded and loaded.replace(version=token), "2", stamp=stamp_of(loaded))
+    assert written.conflict == ("a",)
+    assert "take_over" not in pair.secondary.calls
+    assert pair.told(StoreDegraded) == []
+    assert pair.store.health.dirty == 0
+    pair.heal()
+    for place in (pair.primary, pair.secondary) if mode != "off" else (pair.primary,):
+        assert values_in(place) == {"a": "9", "b": "2"}
+
+
+@in_each_mirroring_mode
+def test_in_an_outage_too_a_conflict_is_an_answer_and_writes_nothing(mode: Mirror) -> None:
+    pair, token = started(mode)
+    loaded = pair.load(token=token)
+    pair.primary.always = "refuse"
+    token = token.join(pair.write(token, a="9").version)
+    held = pair.secondary.held(KEY)
+    assert expecting(pair, loaded, "2").conflict == ("a",)
+    assert pair.secondary.held(KEY) == held
+    assert not expecting(pair, pair.load(token=token), "3").refused
+    pair.heal()
+    assert values_in(pair.primary) == values_in(pair.secondary) == {"a": "3", "b": "2"}
+
+
+@in_each_mirroring_mode
+def test_a_refusal_in_an_outage_costs_nobody_any_trust(mode: Mirror) -> None:
+    pair, _ = started(mode)
+    pair.primary.next_faults = [None, "one key"]
+    assert expecting(pair, pair.load(), "2", stamp=Version(7, 7)).conflict == ("a",)
+    assert pair.store.health.dirty == 0
+    assert pair.store._pair.trust.held
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@in_each_mirroring_mode
+def test_what_is_expected_is_judged_after_merging_when_the_secondary_takes_over(mode: Mirror, fault: Fault) -> None:
+    pair, token = started(mode)
+    token = token.join(pair.write(token, a="7").version)  # in `after-response`, the secondary has yet to hear of it
+    loaded = pair.load(token=token)
+    pair.primary.next_faults = [fault]
+    written = expecting(pair, loaded, "8")
+    assert not written.refused
+    assert pair.values(token=token.join(written.version)) == {"a": "8", "b": "2"}
+    pair.settle(KEY)
+    assert values_in(pair.primary) == values_in(pair.secondary) == {"a": "8", "b": "2"}
+
+
+def test_a_commit_that_meets_itself_is_refused_and_stays_written() -> None:
+    pair, token = started("after-response")
+    loaded = pair.load(token=token)
+    take_over = pair.secondary.store.take_over
+
+    def take_over_late(*args: Any) -> Any:
+        held = pair.primary.held(KEY)
+        assert held
+        pair.secondary.store.mirror(KEY, held)  # another process has picked it up
+        return take_over(*args)
+
+    vars(pair.secondary.store)["take_over"] = take_over_late
+    pair.primary.next_faults = ["lose the reply"]
+    assert expecting(pair, loaded, "8").conflict == ("a",)
+    pair.heal()
+    pair.heal()
+    assert values_in(pair.primary) == values_in(pair.secondary) == {"a": "8", "b": "2"}
+    assert not expecting(pair, pair.load(), "9").refused
+
+
+def locked(pair: Pair, word: str = "w") -> Any:
+    """Take the lock of a session."""
+    return run_blocking(pair.store.lock(KEY, word, at=AT, until=AT + 30.0))
+
+
+def unlocked(pair: Pair, fence: Fence) -> None:
+    """Give it back."""
+    run_blocking(pair.store.unlock(KEY, fence))
+
+
+def fenced(pair: Pair, fence: Any, **put: str) -> Any:
+    """A request that writes under a lock."""
+    return run_blocking(pair.store.update(KEY, a_delta(AT, loaded=pair.load(), put=put, fence=fence)))
+
+
+@in_each_mode
+def test_a_lock_that_is_somebody_elses_by_now_is_an_answer_of_the_primary(mode: Mirror) -> None:
+    pair, _ = started(mode)
+    mine = locked(pair)
+    assert not fenced(pair, mine, a="2").refused
+    unlocked(pair, mine)
+    theirs = locked(pair, "v")
+    assert fenced(pair, mine, a="3").unlocked
+    assert "take_over" not in pair.secondary.calls
+    assert not fenced(pair, theirs, a="4").refused
+    assert pair.values() == {"a": "4", "b": "2"}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@in_each_mirroring_mode
+def test_no_lock_is_held_across_an_outage(mode: Mirror, fault: Fault) -> None:
+    pair, token = started(mode)
+    mine = locked(pair)
+    loaded = pair.load(token=token)
+    pair.primary.next_faults = [fault]
+    written = run_blocking(pair.store.update(KEY, a_delta(AT, loaded=loaded, put={"a": "2"}, fence=mine)))
+    assert written
+    assert written.unlocked
+    assert pair.owed() == {}
+    pair.settle(KEY)
+    held = "2" if fault == "lose the reply" else "1"  # nobody knew
+    assert values_in(pair.primary) == values_in(pair.secondary) == {"a": held, "b": "2"}
+
+
+@in_each_mode
+def test_nor_is_one_of_an_outage_held_after_it(mode: Mirror) -> None:
+    pair, token = started(mode)
+    pair.primary.always = "refuse"
+    token = token.join(pair.write(token, c="3").version)
+    theirs = locked(pair)
+    assert not fenced(pair, theirs, c="4").refused
+    pair.settle(KEY)
+    assert fenced(pair, theirs, c="5").unlocked
+    value = pair.values()
+    assert value
+    assert value["c"] == "4"
+
+
+@in_each_mode
+def test_a_lock_is_given_out_once_in_all_processes(mode: Mirror) -> None:
+    pair, _ = started(mode)
+    elsewhere = Pair(mode, beside=pair)
+    mine = locked(pair)
+    assert mine.store == "primary"
+    assert locked(pair) == mine  # a repeat of the same attempt
+    assert locked(elsewhere, "v") is None
+    unlocked(elsewhere, Fence("primary", mine.number + 1))
+    assert locked(elsewhere, "v") is None
+    unlocked(pair, mine)
+    theirs = locked(elsewhere, "v")
+    assert theirs.number > mine.number
+    assert pair.secondary.calls.count("lock") == elsewhere.secondary.calls.count("lock") == 0
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@in_each_mirroring_mode
+def test_while_the_primary_is_away_the_secondary_gives_out_locks(mode: Mirror, fault: Fault) -> None:
+    pair, _ = started(mode)
+    elsewhere = Pair(mode, beside=pair)
+    pair.primary.always = elsewhere.primary.always = fault
+    mine = locked(pair)
+    assert mine.store == "secondary"
+    assert locked(elsewhere, "v") is None
+    assert not fenced(pair, mine, a="2").refused
+    assert fenced(elsewhere, Fence("secondary", mine.number + 1), a="3").unlocked
+    unlocked(pair, mine)
+    assert locked(elsewhere, "v").store == "secondary"
+    pair.settle(KEY)
+    assert values_in(pair.primary) == values_in(pair.secondary) == {"a": "2", "b": "2"}
+
+
+@pytest.mark.parametrize("place", ["primary", "secondary"])
+@pytest.mark.parametrize("fault", FAULTS)
+@in_each_mirroring_mode
+def test_a_lock_that_cannot_be_given_back_runs_out(mode: Mirror, fault: Fault, place: str) -> None:
+    pair, _ = started(mode)
+    if place == "secondary":
+        pair.primary.always = "refuse"
+    mine = locked(pair)
+    assert mine.store == place
+    getattr(pair, place).always = fault
+    unlocked(pair, mine)
+    getattr(pair, place).always = None
+    elsewhere = Pair(mode, beside=pair)
+    elsewhere.primary.always = pair.primary.always
+    later = run_blocking(elsewhere.store.lock(KEY, "v", at=AT + 30.0, until=AT + 60.0))
+    assert later
+    assert (later.store, later.number > mine.number) == (place, True)
+
+
+@in_each_mode
+def test_without_any_store_nobody_gets_a_lock(mode: Mirror) -> None:
+    pair, _ = started(mode)
+    mine = locked(pair)
+    pair.primary.always = pair.secondary.always = "refuse"
+    with pytest.raises(StoreUnavailable):
+        locked(pair, "v")
+    unlocked(pair, mine)
+
+
+@in_each_mode
+def test_of_a_session_that_is_over_there_is_no_lock(mode: Mirror) -> None:
+    pair, _ = started(mode)
+    pair.end(KEY)
+    assert locked(pair) is None
+
+
+@in_each_mirroring_mode
+def test_a_session_that_the_primary_lacks_is_put_back_before_it_is_locked(mode: Mirror) -> None:
+    pair, _ = started(mode)
+    pair.primary.store._records.clear()
+    mine = locked(pair)
+    assert mine.store == "primary"
+    assert not fenced(pair, mine, a="2").refused
+    assert "take_over" not in pair.secondary.calls
+
+
+@in_each_mirroring_mode
+def test_what_the_primary_has_yet_to_hear_it_hears_before_it_gives_out_a_lock(mode: Mirror) -> None:
+    pair, token = started(mode)
+    dead = Pair(mode, beside=pair)
+    dead.primary.always = "refuse"
+    token = token.join(dead.write(token, a="9").version)
+    pair.time += 2.0
+    mine = locked(pair)
+    assert mine.store == "primary"
+    assert pair.owed() == {}
+    assert not fenced(pair, mine, a="8").refused
+    assert "take_over" not in pair.secondary.calls
+
+
+def test_whoever_waits_for_a_lock_costs_the_secondary_nothing() -> None:
+    pair, _ = started("after-response")
+    locked(pair)
+    held = pair.primary.held(KEY)
+    pair.secondary.calls.clear()
+    for seconds in (1.0, 2.0):
+        assert run_blocking(pair.store.lock(KEY, "v", at=AT + seconds, until=UNTIL)) is None
+    assert pair.secondary.calls == []
+    assert pair.primary.held(KEY) == held
+
+
+def test_a_copy_that_cannot_be_read_is_locked_in_the_secondary() -> None:
+    pair, _ = started("after-response")
+    pair.primary.always = "corrupt"
+    mine = locked(pair)
+    assert mine.store == "secondary"
+    assert not fenced(pair, mine, a="2").refused
+
+
+# -- places ------------------------------------------------------------------------------------------------------------
+
+
+def reserved(pair: Pair, name: str = NEW, *, limit: int = 2, deny: bool = False) -> list[str]:
+    """Take a place of ada's."""
+    return run_blocking(pair.store.reserve("ada", name, limit=limit, deny=deny, at=AT))
+
+
+@in_each_mode
+def test_while_there_is_a_place_nobody_has_to_leave(mode: Mirror) -> None:
+    pair, _ = started(mode)
+    assert reserved(pair) == []
+    pair.create(NEW, user_id="ada", idle=IDLE / 2)
+    assert reserved(pair, OTHER) == [NEW]
+    assert reserved(pair, OTHER) == [NEW]
+    assert set(reserved(pair, key("four"), limit=1)) == {KEY, OTHER}
+
+
+@in_each_mode
+def test_a_login_that_is_under_way_in_another_process_has_its_place(mode: Mirror) -> None:
+    pair, _ = started(mode)
+    other = Pair(mode, beside=pair)
+    reserved(other, OTHER)
+    with pytest.raises(SessionLimitReached):
+        reserved(pair, NEW, deny=True)
+    assert reserved(pair, NEW) == [KEY]
+
+
+@pytest.mark.parametrize("place", ["primary", "secondary"])
+@pytest.mark.parametrize("fault", FAULTS)
+@in_each_mirroring_mode
+def test_while_one_store_is_away_the_other_one_knows_who_has_to_leave(mode: Mirror, fault: Fault, place: str) -> None:
+    pair, _ = started(mode)
+    getattr(pair, place).always = fault
+    assert reserved(pair, limit=1) == [KEY]
+    with pytest.raises(SessionLimitReached):
+        reserved(pair, OTHER, limit=1, deny=True)
+
+
+@in_each_mode
+def test_without_any_store_nobody_takes_a_place(mode: Mirror) -> None:
+    pair, _ = started(mode)
+    pair.primary.always = pair.secondary.always = "refuse"
+    with pytest.raises(StoreUnavailable):
+        reserved(pair)
+
+
+@in_each_mirroring_mode
+def test_who_logged_in_while_the_secondary_was_away_counts_when_it_has_heard_of_it(mode: Mirror) -> None:
+    pair, _ = started(mode)
+    pair.secondary.always = "refuse"
+    pair.create(OTHER, user_id="ada", idle=IDLE / 2)
+    pair.secondary.always = None
+    pair.settle(OTHER)
+    elsewhere = Pair(mode, beside=pair)
+    assert reserved(elsewhere) == [OTHER]
+    with pytest.raises(SessionLimitReached):
+        reserved(elsewhere, key("four"), deny=True)
+
+
+@in_each_mode
+def test_who_logged_in_while_the_primary_was_away_counts_when_it_is_back(mode: Mirror) -> None:
+    pair, _ = started(mode)
+    pair.primary.always = "refuse"
+    pair.create(OTHER, user_id="ada", idle=IDLE / 2)
+    pair.primary.always = None
+    elsewhere = Pair(mode, beside=pair)
+    if mode == "off":  # each store counts what it holds, until it is moved
+        elsewhere.heal()
+    assert reserved(elsewhere) == [OTHER]
+
+
+@in_each_mode
+def test_one_store_decides_who_has_to_leave(mode: Mirror) -> None:
+    pair, _ = started(mode)
+    reserved(pair)
+    asked = [place.calls.count("reserve") for place in (pair.primary, pair.secondary)]
+    assert asked == ([1, 0] if mode == "off" else [0, 1])
+
+
+@in_each_mode
+def test_that_a_limit_is_reached_is_an_answer_of_a_store_that_serves(mode: Mirror) -> None:
+    pair, _ = started(mode)
+    for _ in range(5):
+        with pytest.raises(SessionLimitReached):
+            reserved(pair, limit=1, deny=True)
+    assert pair.events == []
+    assert pair.store.serving == "primary"
+    assert (pair.store.health.primary, pair.store.health.secondary) == ("closed", "closed")
+
+
+# -- users who are cut off ---------------------------------------------------------------------------------------------
+
+
+def cut_off(pair: Pair, *, at: float = AT + 5.0) -> list[str]:
+    """End all that ada began until then."""
+    return run_blocking(pair.store.cut_off("ada", at=at, until=at + IDLE))
+
+
+def unlisted(mode: Mirror = "after-response") -> tuple[Pair, Version]:
+    """A session of ada's that both stores hold, and neither names as hers."""
+    pair, token = started(mode)
+    for place in (pair.primary, pair.secondary):
+        vars(place.store)["_of"] = lambda *_: []
+    return pair, token
+
+
+@in_each_mode
+def test_whoever_is_cut_off_is_out_at_once_and_may_come_back(mode: Mirror) -> None:
+    pair, _ = started(mode)
+    pair.create(OTHER, user_id="bob")
+    elsewhere = Pair(mode, beside=pair)
+    elsewhere.load(OTHER)
+    assert cut_off(pair) == [KEY]
+    assert pair.waited == []
+    assert pair.values() is elsewhere.values() is None
+    assert run_blocking(pair.store.create(NEW, a_record(AT + 6.0, user_id="ada")))
+    pair.settle(KEY, OTHER, NEW)
+    elsewhere.heal()
+    for each in (pair, elsewhere):
+        assert (each.values(OTHER), each.values(NEW)) == ({"a": "1"}, {"a": "1"})
+    assert values_in(pair.primary) == "gone"
+    assert pair.owed() == {}
+    assert "cut_off" not in pair.primary.calls or mode == "off"
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@in_each_mirroring_mode
+def test_whoever_is_cut_off_while_the_primary_is_away_is_out_everywhere_in_the_end(mode: Mirror, fault: Fault) -> None:
+    pair, _ = started(mode)
+    pair.primary.next_faults = [fault]
+    assert cut_off(pair) == [KEY]
+    assert pair.waited == [2.0]
+    assert set(pair.owed()) == {KEY}
+    assert pair.values() is None
+    pair.settle(KEY)
+    assert values_in(pair.primary) == values_in(pair.secondary) == "gone"
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@in_each_mirroring_mode
+def test_with_the_secondary_away_the_primary_does_what_it_can_and_it_is_said_that_this_is_not_all(
+    mode: Mirror, fault: Fault
+) -> None:
+    pair, _ = started(mode)
+    pair.secondary.next_faults = [fault]
+    with pytest.raises(StoreUnavailable):
+        cut_off(pair)
+    assert values_in(pair.primary) == "gone"
+    pair.heal()
+    assert values_in(pair.secondary) == "gone"
+
+
+def test_a_login_while_the_secondary_was_away_is_cut_off_too() -> None:
+    pair = Pair()
+    pair.after_response()
+    pair.secondary.always = "refuse"
+    pair.create(user_id="ada")
+    pair.secondary.always = None
+    elsewhere = Pair(beside=pair)
+    assert cut_off(elsewhere) == [KEY]
+    elsewhere.heal()
+    pair.heal()
+    assert values_in(pair.primary) == values_in(pair.secondary) == "gone"
+
+
+@in_each_mirroring_mode
+def test_what_no_index_names_is_cut_off_here_at_once_and_elsewhere_within_two_seconds(mode: Mirror) -> None:
+    pair, token = unlisted(mode)
+    elsewhere = Pair(mode, beside=pair)
+    assert elsewhere.values() == OLD
+    assert cut_off(pair) == []
+    assert pair.values(token=token) is None
+    elsewhere.time += 2.0
+    elsewhere.primary.calls.clear()
+    elsewhere.secondary.calls.clear()
+    assert [elsewhere.values(token=token) for _ in range(3)] == [None, None, None]
+    assert elsewhere.primary.calls == ["find"] * 3
+    assert elsewhere.secondary.calls == ["poll", "cut_offs"]
+    elsewhere.time += 2.0
+    elsewhere.values(token=token)
+    assert elsewhere.secondary.calls == ["poll", "cut_offs", "poll"]
+
+
+@in_each_mirroring_mode
+def test_what_is_met_that_was_cut_off_is_ended_for_good(mode: Mirror) -> None:
+    pair, _ = unlisted(mode)
+    cut_off(pair)
+    assert not pair.store.pending
+    seen = pair.load()
+    assert seen
+    assert (seen.gone, seen.updated_at, seen.expires_at) == (True, AT + 5.0, UNTIL)
+    assert pair.store.pending
+    pair.heal()
+    for place in (pair.primary, pair.secondary):
+        tombstone = place.held(KEY)
+        assert tombstone
+        assert (tombstone.gone, tombstone.expires_at) == (True, UNTIL)
+    assert pair.owed() == {}
+
+
+def test_what_could_not_be_ended_for_good_is_met_again() -> None:
+    pair, _ = unlisted()
+    cut_off(pair)
+    pair.load()
+    pair.secondary.next_faults = ["saturated"]
+    pair.after_response()
+    assert values_in(pair.secondary) == OLD
+    assert pair.values() is None
+    pair.heal()
+    assert values_in(pair.primary) == values_in(pair.secondary) == "gone"
+
+
+@in_each_mirroring_mode
+def test_what_only_the_primary_holds_is_ended_for_good_in_both(mode: Mirror) -> None:
+    pair, _ = unlisted(mode)
+    cut_off(pair)
+    pair.secondary.store._records.clear()
+    assert pair.values() is None
+    pair.heal()
+    for place in (pair.primary, pair.secondary):
+        tombstone = place.held(KEY)
+        assert tombstone
+        assert (tombstone.gone, tombstone.expires_at) == (True, UNTIL)
+
+
+@in_each_mirroring_mode
+def test_it_makes_no_difference_which_store_holds_what_was_cut_off(mode: Mirror) -> None:
+    pair, token = unlisted(mode)
+    cut_off(pair)
+    pair.primary.store._records.clear()
+    assert pair.values(token=token) is None
+    pair.settle(KEY)
+    assert values_in(pair.primary) == values_in(pair.secondary) == "gone"
+
+
+@in_each_mirroring_mode
+def test_in_an_outage_too_what_was_cut_off_stays_out(mode: Mirror) -> None:
+    pair, token = unlisted(mode)
+    cut_off(pair)
+    pair.primary.always = "refuse"
+    assert pair.values(token=token) is None
+    assert pair.write(token, read=False, a="9").gone
+    pair.settle(KEY)
+    assert values_in(pair.primary) == values_in(pair.secondary) == "gone"
+
+
+@in_each_mirroring_mode
+def test_a_write_that_did_not_look_first_finds_out(mode: Mirror) -> None:
+    pair, token = unlisted(mode)
+    cut_off(pair)
+    assert pair.write(token, read=False, a="9").gone
+    pair.heal()
+    assert values_in(pair.primary) == values_in(pair.secondary) == "gone"
+
+
+def test_the_sessions_of_a_user_who_was_cut_off_are_not_listed() -> None:
+    pair, _ = unlisted()
+    cut_off(pair)
+    for place in (pair.primary, pair.secondary):
+        del vars(place.store)["_of"]
+    run_blocking(pair.store.create(NEW, a_record(AT + 6.0, user_id="ada")))
+    assert set(run_blocking(pair.store.records_of("ada", at=AT))) == {NEW}
+
+
+def test_a_process_that_starts_later_hears_of_all_who_were_ever_cut_off() -> None:
+    pair, token = unlisted()
+    cut_off(pair)
+    for number in range(3):
+        run_blocking(pair.store.cut_off(f"user {number}", at=AT, until=UNTIL))
+    later, asked = Pair(beside=pair), list[int]()
+    cut_offs = pair.secondary.store.cut_offs
+
+    def note(*, after: int) -> dict[str, float]:
+        asked.append(after)
+        return cut_offs(after=after)
+
+    vars(pair.secondary.store)["cut_offs"] = note
+    assert later.values(token=token) is None
+    run_blocking(pair.store.cut_off("bob", at=AT, until=UNTIL))
+    later.time += 2.0
+    later.load()
+    assert asked == [0, 4]
+
+
+def test_the_last_time_counts_in_whatever_order_one_hears_of_it() -> None:
+    pair, token = unlisted()
+    elsewhere = Pair(beside=pair)
+    for seconds in (5.0, -5.0):
+        cut_off(pair, at=AT + seconds)
+        elsewhere.time += 2.0
+        assert elsewhere.values(token=token) is None
+
+
+def test_a_process_that_polls_while_a_cut_off_comes_asks_again() -> None:
+    pair, token = unlisted()
+    elsewhere = Pair(beside=pair)
+    elsewhere.load()
+    cut_offs = pair.secondary.store.cut_offs
+
+    def cut_off_meanwhile(*, after: int) -> dict[str, float]:
+        del vars(pair.secondary.store)["cut_offs"]
+        known = cut_offs(after=after)
+        cut_off(pair)
+        return known
+
+    run_blocking(pair.store.cut_off("bob", at=AT, until=UNTIL))
+    vars(pair.secondary.store)["cut_offs"] = cut_off_meanwhile
+    elsewhere.time += 2.0
+    assert elsewhere.values(token=token) == OLD
+    elsewhere.time += 2.0
+    assert elsewhere.values(token=token) is None
+
+
+def test_a_secondary_that_was_restored_to_an_older_state_takes_nothing_back() -> None:
+    pair, token = unlisted()
+    elsewhere = Pair(beside=pair)
+    for user in ("bob", "ada"):
+        run_blocking(pair.store.cut_off(user, at=AT + 1.0, until=UNTIL))
+        elsewhere.time += 2.0
+        elsewhere.load()
+    pair.secondary.store._cut_offs.clear()
+    elsewhere.time += 2.0
+    assert elsewhere.values(token=token) is None
+    pair.create(OTHER, user_id="eve")
+    run_blocking(pair.store.cut_off("eve", at=AT + 1.0, until=UNTIL))
+    elsewhere.time += 2.0
+    assert elsewhere.values(OTHER) is None
+
+
+@pytest.mark.parametrize("fault", ["saturated", "refuse"])
+def test_who_cannot_ask_who_was_cut_off_asks_again_before_it_polls_the_next_time(fault: Fault) -> None:
+    pair, token = unlisted()
+    elsewhere = Pair(beside=pair)
+    elsewhere.load()
+    cut_off(pair)
+    elsewhere.time += 2.0
+    elsewhere.secondary.next_faults = [None, fault]
+    record = elsewhere.load(token=token)
+    assert record
+    # For want of a connection of its own it trusts nobody; while SQL is away it goes on.
+    assert record.served_by == {"saturated": "secondary", "refuse": "primary"}[fault]
+    elsewhere.heal()
+    assert elsewhere.values(token=token) is None
+
+
+def test_a_process_that_waits_for_a_new_epoch_hears_of_it_meanwhile() -> None:
+    pair, token = unlisted()
+    elsewhere = Pair(beside=pair)
+    elsewhere.load()
+    cut_off(pair)
+    restarted(pair)
+    assert elsewhere.values(token=token) == OLD
+    assert elsewhere.store.health.refencing
+    elsewhere.after_response()
+    assert elsewhere.store.health.refencing
+    assert elsewhere.values(token=token) is None
+
+
+def test_what_nobody_can_need_any_more_is_forgotten() -> None:
+    cut_offs, old = CutOffs(3600.0), a_record(AT, user_id="ada")
+    cut_offs.learn(1, {"ada": AT + 1.0})
+    assert cut_offs.over(old)
+    cut_offs.learn(2, {"bob": AT + 3600.0})
+    assert cut_offs.over(old)
+    cut_offs.learn(3, {"bob": AT + 3601.0})
+    assert not cut_offs.over(old)
+    assert cut_offs.over(a_record(AT + 2.0, user_id="bob"))
+
+
+def test_nobody_is_cut_off_with_another() -> None:
+    cut_offs = CutOffs(3600.0)
+    cut_offs.learn(1, {"ada": AT + 1.0, "": AT + 1.0})
+    assert [cut_offs.over(a_record(AT, user_id=user)) for user in ("ada", "bob", None)] == [True, False, False]
+    assert not cut_offs.over(a_record(AT + 1.0, user_id="ada")), "a login right after a cut-off"
+
+
+@pytest.mark.parametrize("away", ["neither", "primary", "secondary"])
+def test_without_a_mirror_each_store_looks_at_all_it_holds(away: str) -> None:
+    pair, _ = started("off")
+    pair.primary.always = "refuse"
+    pair.create(NEW, user_id="ada")
+    elsewhere = Pair("off", beside=pair)
+    if away == "neither":
+        assert set(cut_off(elsewhere)) == {KEY, NEW}
+    else:
+        getattr(elsewhere, away).always = "refuse"
+        with pytest.raises(StoreUnavailable):
+            cut_off(elsewhere)
+    pair.heal()
+    ended = {KEY: away != "primary", NEW: away != "secondary"}
+    assert {name: values_in(pair.primary, name) == "gone" for name in (KEY, NEW)} == ended
 
 
 # -- records that cannot be read ---------------------------------------------------------------------------------------
@@ -1422,6 +2183,21 @@ def test_without_a_mirror_a_logout_in_an_outage_holds_when_the_primary_is_back()
     assert pair.values(token=token) is None
 
 
+@pytest.mark.parametrize("away", ["primary", "secondary"])
+def test_without_a_mirror_a_revocation_that_one_store_does_not_hear_of_is_refused(away: str) -> None:
+    pair, _ = started("off")
+    pair.primary.always = "refuse"
+    pair.create(NEW, user_id="ada")
+    elsewhere = Pair("off", beside=pair)
+    getattr(elsewhere, away).always = "refuse"
+    with pytest.raises(StoreUnavailable):
+        elsewhere.end(user_id="ada")
+    pair.heal()
+    ended = {KEY: away == "secondary", NEW: away == "primary"}
+    assert {name: values_in(pair.primary, name) == "gone" for name in (KEY, NEW)} == ended
+    assert set(pair.end(user_id="ada")) == {name for name, over in ended.items() if not over}
+
+
 # -- expiry ------------------------------------------------------------------------------------------------------------
 
 
@@ -1519,6 +2295,7 @@ class Browsing(RuleBasedStateMachine):
         self.processes = [Pair()]
         self.keys = (key(f"k{number}") for number in count())
         self.key: str | None = None
+        self.user: str | None = None
         self.token = Version()
         self.known: dict[str, set[str | None]] = {}
         self.doubtful = self.unsure = False
@@ -1535,6 +2312,7 @@ class Browsing(RuleBasedStateMachine):
         version = self.answer(pair, pair.store.create(name, record))
         if version is not failed:
             self.begin(name, values, version)
+            self.user = user
 
     @precondition(lambda self: self.key is not None)
     @rule(place=PLACES)
@@ -1563,10 +2341,12 @@ class Browsing(RuleBasedStateMachine):
             self.token = self.token.join(written.version)
 
     @precondition(lambda self: self.key is not None)
-    @rule(place=PLACES, kind=st.sampled_from(["login", "new id", "logout", "logout everywhere"]))
+    @rule(place=PLACES, kind=st.sampled_from(["login", "new id", "logout", "logout everywhere", "cut off"]))
     def leave(self, place: int, kind: str) -> None:
         if kind.startswith("logout"):
             self.log_out(self.at(place), everywhere=kind != "logout")
+        elif kind == "cut off":
+            self.cut_off(self.at(place))
         else:
             self.change_id(self.at(place), login=kind == "login")
 
@@ -1577,14 +2357,15 @@ class Browsing(RuleBasedStateMachine):
         new, old, at = next(self.keys), self.key, self.now(pair)
         assert old
         moved = a_record(at, fields=record.values, user_id="ada" if login else record.user_id)
-        version = self.answer(pair, pair.store.replace(old, new, moved, at=at, until=at + IDLE, even_if_gone=login))
-        if version is failed:
+        replaced = self.answer(pair, pair.store.replace(old, new, moved, at=at, until=at + IDLE, even_if_gone=login))
+        if replaced is failed:
             self.doubtful = True
-        elif version is None:
+        elif replaced is None:
             assert self.doubtful
         else:
             self.ended.add(old)
-            self.begin(new, record.values, version)
+            self.begin(new, record.values, replaced.version)
+            self.user = moved.user_id
 
     def log_out(self, pair: Pair, *, everywhere: bool) -> None:
         assert self.key
@@ -1592,6 +2373,18 @@ class Browsing(RuleBasedStateMachine):
         if self.answer(pair, pair.store.end([self.key], user_id=whose, at=at, until=at + IDLE)) is failed:
             self.doubtful = True
         else:
+            self.ended.add(self.key)
+            self.forget()
+
+    def cut_off(self, pair: Pair) -> None:
+        assert self.key
+        self.set_clocks()  # what began until now began before, and what begins now after it, by every clock
+        at = self.now(pair)
+        answer = self.answer(pair, pair.store.cut_off("ada", at=at, until=at + IDLE))
+        self.set_clocks(0.001)
+        if answer is failed:
+            self.doubtful = True
+        elif self.user == "ada":
             self.ended.add(self.key)
             self.forget()
 
@@ -1646,6 +2439,11 @@ class Browsing(RuleBasedStateMachine):
 
     def now(self, pair: Pair) -> float:
         return AT + pair.time - 1000.0
+
+    def set_clocks(self, seconds: float = 0.0) -> None:
+        latest = max(pair.time for pair in self.processes)
+        for pair in self.processes:
+            pair.time = latest + seconds
 
     def forget(self) -> None:
         self.key, self.token, self.known = None, Version(), {}

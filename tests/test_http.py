@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from vedsess_middleware.http import (
     CACHING,
-    UNAVAILABLE_BODY,
-    UNAVAILABLE_HEADERS,
-    UNAVAILABLE_STATUS,
+    CONFLICT,
+    UNAVAILABLE,
+    Replacement,
     client_address,
     is_excluded,
     is_secure,
@@ -301,11 +301,15 @@ def test_no_header_raises_and_what_comes_of_it_is_an_address(forwarded: str, pro
 # -- the 503 -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_503_says_when_to_try_again_and_touches_no_cookie() -> None:
-    headers = dict(UNAVAILABLE_HEADERS)
-    assert UNAVAILABLE_STATUS == 503
-    assert headers["Content-Length"] == str(len(UNAVAILABLE_BODY))
-    assert int(headers["Retry-After"]) > 0
+@pytest.mark.parametrize("stand_in", [UNAVAILABLE, CONFLICT])
+def test_what_stands_in_for_an_answer_touches_no_cookie(stand_in: Replacement) -> None:
+    headers = dict(stand_in.headers)
+    assert headers["Content-Length"] == str(len(stand_in.body))
     assert headers["Cache-Control"] == "no-store"
     assert "Set-Cookie" not in headers
-    assert len(headers) == len(UNAVAILABLE_HEADERS)
+    assert len(headers) == len(stand_in.headers)
+    assert (stand_in.status, stand_in.code) in [("503 Service Unavailable", 503), ("409 Conflict", 409)]
+
+
+def test_the_503_says_when_to_try_again() -> None:
+    assert int(dict(UNAVAILABLE.headers)["Retry-After"]) > 0

@@ -3,170 +3,30 @@
 import asyncio
 import enum
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from functools import partial
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-import psycopg
 import pytest
-from sqlalchemy import create_engine, delete
 
-from tests.clients import OTHER_KEY, SECRET_KEY, Answer, Browser, Clock, Handler, Site
+from tests.clients import OTHER_KEY, SECRET_KEY, Answer, Browser, Handler, Site
 from tests.clients import Protocol as ServerProtocol
-from tests.servers import RedisServers, free_port
+from tests.servers import free_port
+from tests.sites import Backend, SiteFactory, add, attributes, log_in, names, put, read
 from vedsess_middleware import RequestInfo, Session, StoreUnavailable, errors, events
 from vedsess_middleware.codec import JsonCodec
-from vedsess_middleware.concurrency import settle
-from vedsess_middleware.stores.contract import Store
 from vedsess_middleware.stores.failover import FailoverStore
-from vedsess_middleware.stores.memory import MemoryStore
 from vedsess_middleware.stores.redis import RedisStore
-from vedsess_middleware.stores.redis.client import redis_client
-from vedsess_middleware.stores.sql import SQLStore, engines
-from vedsess_middleware.stores.sql.tables import metadata
+from vedsess_middleware.stores.sql import SQLStore
 
-BACKENDS = ("redis", "redis-6.2", "sqlite", "postgresql", "memory", "failover")
 SERVED_BY = {"redis-6.2": "redis", "sqlite": "sql", "postgresql": "sql", "failover": "redis"}
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[asyncio.Runner]:
-    with asyncio.Runner() as runner:
-        yield runner
-
-
-@pytest.fixture(scope="module", params=["wsgi", "asgi"])
-def protocol(request: pytest.FixtureRequest) -> ServerProtocol:
-    protocol: ServerProtocol = request.param
-    return protocol
-
-
-@dataclass(frozen=True, slots=True)
-class Backend:
-    """What a module shares for one kind of store; the stores themselves are new for each test."""
-
-    name: str
-    make: Callable[[Clock], Store]
-    empty: Callable[[], object]
-
-
-@pytest.fixture(scope="module", params=BACKENDS)
-def backend(request: pytest.FixtureRequest, protocol: ServerProtocol, runner: asyncio.Runner) -> Iterator[Backend]:
-    name, is_async = request.param, protocol == "asgi"
-    parts = [_PARTS[part](request, is_async) for part in (("redis", "sqlite") if name == "failover" else (name,))]
-    makers = [make for make, _, _ in parts]
-
-    def make(clock: Clock) -> Any:
-        if name == "failover":
-            return FailoverStore(*(make(clock) for make in makers), clock=clock, on_event=lambda event: None)
-        return makers[0](clock)
-
-    yield Backend(name, make, lambda: [empty() for _, empty, _ in parts])
-    for _, _, close in parts:
-        runner.run(_settled(close))
-
-
-async def _settled(close: Callable[[], Any]) -> None:
-    await settle(close())
-
-
-def _redis(request: pytest.FixtureRequest, is_async: bool, server_id: str = "valkey-9.1") -> tuple[Any, ...]:
-    servers: RedisServers = request.getfixturevalue("redis_servers")
-    server = servers[server_id]
-    client = redis_client(server.url, is_async=is_async, timeout=2.0)
-    close = client.aclose if is_async else client.close
-    return lambda clock: RedisStore(client, clock=clock, on_event=lambda event: None), server.empty, close
-
-
-def _sql(request: pytest.FixtureRequest, is_async: bool, url: str) -> tuple[Any, ...]:
-    engine = (engines.async_engine if is_async else engines.sync_engine)(url, timeout=5.0)
-    tidy = create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
-    metadata.create_all(tidy)
-
-    def empty() -> None:
-        with tidy.begin() as connection:
-            for table in metadata.sorted_tables:
-                connection.execute(delete(table))
-
-    def close() -> Any:
-        tidy.dispose()
-        return engine.dispose()
-
-    return lambda clock: SQLStore(engine, timeout=5.0, clock=clock), empty, close
-
-
-def _sqlite(request: pytest.FixtureRequest, is_async: bool) -> tuple[Any, ...]:
-    folder = request.getfixturevalue("tmp_path_factory").mktemp("sqlite")
-    return _sql(request, is_async, f"sqlite:///{folder}/sessions.sqlite3")
-
-
-def _postgresql(request: pytest.FixtureRequest, is_async: bool) -> tuple[Any, ...]:
-    url = request.getfixturevalue("postgres").start().url
-    name = f"lifecycle_{'asyncio' if is_async else 'blocking'}"
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}".encode())
-    return _sql(request, is_async, url.removesuffix("postgres") + name)
-
-
-_PARTS: dict[str, Callable[..., tuple[Any, ...]]] = {
-    "redis": _redis,
-    "redis-6.2": partial(_redis, server_id="redis-6.2"),
-    "sqlite": _sqlite,
-    "postgresql": _postgresql,
-    "memory": lambda request, is_async: (lambda clock: MemoryStore(), lambda: None, lambda: None),
-}
-
-
-class SiteFactory(Protocol):
-    """Makes the site of a test, with settings of its own."""
-
-    def __call__(self, **options: Any) -> Site: ...
-
-
-@pytest.fixture
-def make_site(backend: Backend, protocol: ServerProtocol, runner: asyncio.Runner) -> SiteFactory:
-    backend.empty()
-    clock = Clock()
-    store = backend.make(clock)
-    return lambda **options: Site(protocol, store, runner, clock=clock, **options)
-
-
-@pytest.fixture
-def site(make_site: SiteFactory) -> Site:
-    return make_site()
-
-
-def put(**values: object) -> Handler:
-    """A handler that writes without reading."""
-    return lambda session: session.update(values)
-
-
-def read(session: Session) -> dict[str, Any]:
-    return dict(session)
-
-
-def add(name: str, value: object) -> Handler:
-    """A handler that reads, then writes."""
-    return lambda session: session.setdefault(name, []).append(value)
 
 
 def facts(session: Session) -> tuple[float | None, ...]:
     return session.created_at, session.last_activity, session.expires_at
-
-
-def attributes(answer: Answer) -> list[str]:
-    """The attributes of the one cookie that is set; Expires says the same as Max-Age."""
-    assert answer.cookie is not None
-    return sorted(each for each in answer.cookie.split("; ")[1:] if not each.startswith("Expires="))
-
-
-def names(answer: Answer) -> list[str]:
-    return sorted(name.lower() for name, _ in answer.headers)
 
 
 # -- nothing without a reason ------------------------------------------------------------------------------------------
@@ -390,14 +250,6 @@ def test_modified_turns_true_with_the_first_change(site: Site) -> None:
 # -- login, change of id, logout ---------------------------------------------------------------------------------------
 
 
-def log_in(user: str, **values: object) -> Handler:
-    def handler(session: Session) -> None:
-        session.login(user)
-        session.update(values)
-
-    return handler
-
-
 def test_a_login_changes_the_id_and_keeps_the_values(site: Site) -> None:
     browser = site.browser()
     browser(put(cart=[1]))
@@ -450,6 +302,7 @@ def test_a_new_id_keeps_the_beginning_the_user_and_the_deadline(make_site: SiteF
     assert user == "7"
     assert (times[0], times[2]) == (began, began + 120)
     assert browser(read).result == {"n": 1}
+    site.clock.advance(11)
     assert old(read).result == {}
 
 
@@ -1170,7 +1023,7 @@ def test_registered_enums_come_back(make_site: SiteFactory) -> None:
 def three_logins(site: Site, user: str) -> list[Browser]:
     browsers = [site.browser() for _ in range(3)]
     for number, browser in enumerate(browsers):
-        browser(log_in(user), headers=[("User-Agent", f"phone {number}")])
+        browser(log_in(user), headers=[("User-Agent", f"phone/{number}")])
         site.clock.advance(1)
     return browsers
 

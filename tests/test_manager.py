@@ -424,9 +424,9 @@ def test_an_asyncio_manager_serves_one_event_loop_after_another(valkey: RedisSer
 def test_the_request_labels_its_session(rig: Rig) -> None:
     session = rig.open()
     session.login("7")
-    rig.commit(session, info=RequestInfo(user_agent="\u00e9" + "x" * 100, ip_address="192.0.2.1"))
+    rig.commit(session, info=RequestInfo(user_agent="Firefox/140.0 (X11; Linux) \u00e9", ip_address="192.0.2.1"))
     [info] = rig.run(rig.manager.sessions("7"))
-    assert (info.user_agent, info.ip_address) == ("?" + "x" * 63, "192.0.2.1")
+    assert (info.user_agent, info.ip_address) == ("Firefox 140 on Linux", "192.0.2.1")
 
 
 def test_what_comes_after_the_response_never_raises(small: Rig, spy: Spy) -> None:

@@ -179,8 +179,10 @@ def test_a_logout_without_an_answer_leaves_either_but_only_one_way() -> None:
     assert flagged([login(), unsure, anonymous(2, "A.1"), read(3, "A.1")], OUTAGE) == {"4 resurrection"}
 
 
-def test_an_old_id_is_dead_after_its_change_and_a_moment_later_while_a_store_is_away() -> None:
-    ops = [login(), op("regenerate", 1.5, sent="A.1", got="B.1"), read(2, "A.1", client="replay")]
+def test_an_old_id_is_dead_when_its_grace_is_over_and_a_moment_later_while_a_store_is_away() -> None:
+    changed = [login(), op("regenerate", 1.5, sent="A.1", got="B.1")]
+    assert not flagged([*changed, read(2, "A.1", client="replay")])
+    ops = [*changed, read(3, "A.1", client="replay")]
     assert flagged(ops) == {"4 resurrection"}
     assert not flagged(ops, OUTAGE)
     assert flagged([*ops, read(6, "A.1", client="replay")], OUTAGE) == {"4 resurrection"}

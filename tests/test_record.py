@@ -55,8 +55,18 @@ LIVE = st.builds(
     session_fingerprint=LABELS,
     user_agent=LABELS,
     ip_address=LABELS,
+    sid=LABELS,
+    origin=st.sampled_from(
+        ["", "0f1e2d3c4b5a6978 1700000000000 0 -", "8796a5b4c3d2e1f0 1700000000001 1700000000000 bs"]
+    ),
 )
-TOMBSTONES = st.builds(Record.tombstone, version=VERSIONS, at=instants(0, 100), until=instants(2000, 2100))
+TOMBSTONES = st.builds(
+    Record.tombstone,
+    version=VERSIONS,
+    at=instants(0, 100),
+    until=instants(2000, 2100),
+    successor=st.sampled_from(["", "0" * 64, "f" * 64]),
+)
 RECORDS = LIVE | TOMBSTONES
 DELTAS = st.builds(
     Delta,

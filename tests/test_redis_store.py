@@ -18,7 +18,8 @@ from tests.stores import IDLE, NEVER, Proxy, Subject, a_delta, a_record, a_tombs
 from vedsess_middleware.concurrency import run_blocking
 from vedsess_middleware.errors import CorruptRecord, EpochMissing, StoreMisconfigured, StoreUnavailable
 from vedsess_middleware.events import Event, StoreRestarted
-from vedsess_middleware.stores.record import Field, Record, Version
+from vedsess_middleware.stores.contract import RESERVED_FOR, Replaced
+from vedsess_middleware.stores.record import Fence, Field, Origin, Record, Version
 from vedsess_middleware.stores.redis import RedisStore
 from vedsess_middleware.stores.redis.client import redis_client
 from vedsess_middleware.stores.redis.hashes import from_hash, to_hash
@@ -27,6 +28,7 @@ KEY, OTHER, THIRD = key("one"), key("other"), key("third")
 PREFIX = "t:"
 HASH = f"{PREFIX}session:{KEY}"
 ALL, OF_ADA = f"{PREFIX}session_index:all", f"{PREFIX}user_sessions:ada"
+OF_SID = f"{PREFIX}sid_sessions:s1"
 TO_MIRROR, EPOCH_KEY = f"{PREFIX}to_mirror", f"{PREFIX}epoch"
 EPOCH, LATER_EPOCH = "0f1e2d3c4b5a6978", "8796a5b4c3d2e1f0"
 
@@ -75,7 +77,7 @@ async def warmed(store: Subject) -> Subject:
 # -- times to live -----------------------------------------------------------------------------------------------------
 
 AT = now()
-ADA = a_record(AT, user_id="ada")
+ADA = a_record(AT, user_id="ada", sid="s1")
 OPERATIONS: dict[str, Callable[[Subject], Coroutine[Any, Any, Any]]] = {
     "create": lambda store: store.create(KEY, a_record(AT)),
     "create of a user": lambda store: store.create(OTHER, ADA),
@@ -86,15 +88,25 @@ OPERATIONS: dict[str, Callable[[Subject], Coroutine[Any, Any, Any]]] = {
     "update of nothing": lambda store: store.update(THIRD, a_delta(AT, put={"b": "2"})),
     "update": lambda store: store.update(KEY, a_delta(AT + 1.0, base=Version(0, 1), put={"b": "2"}, drop=("a",))),
     "update from behind": lambda store: store.update(KEY, a_delta(AT + 1.0, base=Version(4, 1), put={"b": "3"})),
+    "lock": lambda store: store.lock(KEY, "one", at=AT, until=AT + 5.0),
+    "lock of nothing": lambda store: store.lock(THIRD, "one", at=AT, until=AT + 5.0),
+    "update with a lock": lambda store: store.update(KEY, a_delta(AT, base=Version(0, 2), fence=Fence("redis", 7))),
+    "unlock": lambda store: store.unlock(KEY, Fence("redis", round(AT * 1000))),
+    "unlock of nothing": lambda store: store.unlock(THIRD, Fence("redis", 1)),
     "merge": lambda store: store.merge(KEY, a_record(AT).replace(version=Version(2, 0))),
     "merge into nothing": lambda store: store.merge(key("four"), ADA.replace(version=Version(2, 0))),
     "merge of an old record": lambda store: store.merge(key("five"), a_record(AT - IDLE).born(Version(1, 0))),
     "merge of a tombstone": lambda store: store.merge(key("four"), a_tombstone(AT)),
+    "reserve": lambda store: store.reserve("ada", key("eight"), limit=9, deny=True, at=AT),
+    "reserve for another": lambda store: store.reserve("bob", key("nine"), limit=1, deny=True, at=AT),
+    "reserve of a taken place": lambda store: store.reserve("ada", key("ten"), limit=1, deny=False, at=AT),
     "records of a user": lambda store: store.records_of("ada", at=AT),
+    "records of a sid": lambda store: store.records_of("s1", at=AT, by="sid"),
     "replace": lambda store: store.replace(OTHER, THIRD, ADA, at=AT, until=AT + IDLE),
     "replace of an ended one": lambda store: store.replace(OTHER, key("six"), ADA, at=AT, until=AT + IDLE),
     "end": lambda store: store.end([KEY, key("seven")], at=AT, until=AT + IDLE),
     "end of a user": lambda store: store.end([], user_id="ada", at=AT, until=AT + IDLE),
+    "cut off": lambda store: store.cut_off("ada", at=AT, until=AT + IDLE),
     "update of an ended one": lambda store: store.update(KEY, a_delta(AT, base=Version(2, 2), put={"b": "2"})),
     "merge into an ended one": lambda store: store.merge(KEY, ADA.replace(version=Version(9, 9))),
     "after the last response": lambda store: store.after_response(),
@@ -133,6 +145,7 @@ UNDER_AN_EPOCH: dict[str, Callable[[Subject], Coroutine[Any, Any, Any]]] = {
     "replace, due": lambda view: view.replace(KEY, THIRD, ADA, at=AT, until=AT + IDLE, due=7),
     "unconfirmed": lambda view: view.unconfirmed(limit=10),
     "peek": lambda view: view.peek(THIRD),
+    "reserve": lambda view: view.reserve("ada", key("eight"), limit=9, deny=True, at=AT),
     "end, due": lambda view: view.end([THIRD, key("new")], at=AT, until=AT + IDLE, due=8),
     "confirm": lambda view: view.confirm(KEY, 7),
     "after a confirmation": lambda view: view.after_response(),
@@ -149,7 +162,7 @@ async def test_no_operation_ever_leaves_a_key_without_a_time_to_live(store: Subj
         ttls = {found: redis_server.cli("PTTL", found) for found in redis_server.cli("KEYS", "*")}
         assert all(ttl > 0 for ttl in ttls.values()), (name, ttls)
         seen |= ttls.keys()
-    assert {HASH, ALL, OF_ADA, f"{PREFIX}probe"} <= seen
+    assert {HASH, ALL, OF_ADA, OF_SID, f"{PREFIX}probe"} <= seen
 
 
 @driven
@@ -164,7 +177,7 @@ async def test_no_operation_under_an_epoch_leaves_a_key_without_a_time_to_live(
         ttls = {found: redis_server.cli("PTTL", found) for found in redis_server.cli("KEYS", "*")}
         assert all(ttl > 0 for ttl in ttls.values()), (name, ttls)
         seen |= ttls.keys()
-    assert {HASH, ALL, OF_ADA, TO_MIRROR, EPOCH_KEY, f"{PREFIX}session:{key('stub')}"} <= seen
+    assert {HASH, ALL, OF_ADA, OF_SID, TO_MIRROR, EPOCH_KEY, f"{PREFIX}session:{key('stub')}"} <= seen
 
 
 @driven
@@ -243,6 +256,20 @@ async def test_a_tombstone_lives_as_long_as_the_session_could(store: Subject, re
 
 
 @driven
+async def test_a_tombstone_lives_as_long_as_a_session_that_is_used_elsewhere_could(
+    store: Subject, redis_server: RedisServer
+) -> None:
+    at = now()
+    for name in (KEY, OTHER):
+        await store.create(name, a_record(at))
+        redis_server.cli("PEXPIRE", f"{PREFIX}session:{name}", 5000)
+    await store.end([KEY], at=at, until=at + 1.0)
+    await store.replace(OTHER, THIRD, a_record(at), at=at, until=at + 1.0)
+    for name in (KEY, OTHER):
+        assert redis_server.cli("PTTL", f"{PREFIX}session:{name}") / 1000 > IDLE - 10.0
+
+
+@driven
 async def test_a_read_that_records_no_use_writes_nothing(store: Subject, redis_server: RedisServer) -> None:
     at = now()
     await store.create(KEY, a_record(at))
@@ -294,12 +321,282 @@ async def test_the_same_commit_twice_is_one_commit(store: Subject, redis_server:
     assert redis_server.cli("HGETALL", HASH) == stored
 
 
+# -- places ------------------------------------------------------------------------------------------------------------
+
+
+@driven
+async def test_a_place_is_kept_in_the_index_of_its_user_until_its_session_takes_it(
+    store: Subject, redis_server: RedisServer
+) -> None:
+    at = now()
+    await store.reserve("ada", KEY, limit=1, deny=True, at=at)
+    assert redis_server.cli("KEYS", "*") == [OF_ADA]
+    assert redis_server.cli("ZRANGE", OF_ADA, 0, -1) == [KEY], "no longer than a key: a small set stays small"
+    assert float(redis_server.cli("ZSCORE", OF_ADA, KEY)) == pytest.approx(-(at + RESERVED_FOR), abs=0.001)
+    assert redis_server.cli("TTL", OF_ADA) > 7 * 86400 - 10
+    await store.create(KEY, a_record(at, user_id="ada"))
+    assert redis_server.cli("ZRANGE", OF_ADA, 0, -1) == [KEY]
+    assert float(redis_server.cli("ZSCORE", OF_ADA, KEY)) == pytest.approx(at + IDLE, abs=0.001)
+    await store.reserve("ada", KEY, limit=1, deny=True, at=at)
+    assert float(redis_server.cli("ZSCORE", OF_ADA, KEY)) > 0, "what is stored has its place"
+
+
+@driven
+async def test_places_that_were_not_used_are_tidied_away_when_their_time_is_over(
+    store: Subject, redis_server: RedisServer
+) -> None:
+    at = now()
+    await store.reserve("ada", KEY, limit=9, deny=True, at=at)
+    await store.reserve("ada", OTHER, limit=9, deny=True, at=at + 5.0)
+    assert await store.cleanup(at=at + RESERVED_FOR - 0.5) == 0
+    assert await store.cleanup(at=at + RESERVED_FOR + 0.5) == 1
+    assert redis_server.cli("ZRANGE", OF_ADA, 0, -1) == [OTHER]
+    await store.create(THIRD, a_record(at + 20.0, user_id="ada"))
+    assert redis_server.cli("ZRANGE", OF_ADA, 0, -1) == [THIRD]
+
+
+@driven
+async def test_a_place_is_taken_by_a_session_whose_record_is_not_there(
+    store: Subject, redis_server: RedisServer
+) -> None:
+    at = now()
+    for name in (KEY, OTHER):
+        await store.create(name, a_record(at, user_id="ada"))
+    redis_server.cli("DEL", HASH)
+    await store.end([OTHER], at=at, until=at + IDLE)
+    assert await store.reserve("ada", THIRD, limit=1, deny=False, at=at) == [KEY], "it may live on in another store"
+    named = {KEY, f"x:{KEY}", THIRD}
+    assert set(redis_server.cli("ZRANGE", OF_ADA, 0, -1)) == named, "what has ended is known to have"
+
+
+@pytest.mark.parametrize("deny", [True, False])
+@driven
+async def test_what_has_ended_drives_nobody_out_though_no_index_was_told(store: Subject, deny: bool) -> None:
+    at = now()
+    await store.create(KEY, a_record(at, user_id="ada", idle=100.0))
+    for name in (OTHER, THIRD):
+        await store.create(name, a_record(at, user_id="ada"))
+    await store.end([OTHER, THIRD], at=at, until=at + IDLE)
+    store.raw._later.take()  # the process dies
+    assert await store.reserve("ada", key("new"), limit=2, deny=deny, at=at) == []
+
+
+@driven
+async def test_a_place_whose_reply_was_lost_drives_out_the_same_sessions(store: Subject, proxy: Proxy) -> None:
+    at = now()
+    for name in (KEY, OTHER):
+        await store.create(name, a_record(at, user_id="ada"))
+    await store.reserve("bob", THIRD, limit=1, deny=True, at=at)
+    proxy.lose_reply_to = b"gone"  # the first answer, and the look at those who are there
+    assert set(await store.reserve("ada", THIRD, limit=1, deny=False, at=at)) == {KEY, OTHER}
+    assert proxy.lose_reply_to is None
+    proxy.lose_reply_to = b"reserve"
+    assert set(await store.reserve("ada", THIRD, limit=1, deny=False, at=at)) == {KEY, OTHER}
+    assert proxy.lose_reply_to is None
+    assert set(await store.records_of("ada", at=at)) == {KEY, OTHER}, "and so they can be found and ended"
+
+
+@driven
+async def test_thousands_of_sessions_may_have_to_leave(store: Subject, redis_server: RedisServer) -> None:
+    at = now()
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.zadd(OF_ADA, {f"k{number}": at + number for number in range(1, 9001)})
+    lost = await store.reserve("ada", KEY, limit=10, deny=False, at=at)
+    assert lost == [f"k{number}" for number in range(1, 8992)]
+
+
+# -- cut off -----------------------------------------------------------------------------------------------------------
+
+
+@driven
+async def test_a_cut_off_finds_what_no_index_names(store: Subject, redis_server: RedisServer) -> None:
+    at, names = now(), [f"k{number}" for number in range(1200)]
+    raw = to_hash("", a_record(at).born(Version(0, 1)))
+    with redis.Redis.from_url(redis_server.url) as client, client.pipeline(transaction=False) as pipe:
+        for number, name in enumerate(names):
+            mapping: Any = {**raw, "session_id": name, "user_id": "bob" if number % 3 else "ada"}
+            pipe.hset(f"{PREFIX}session:{name}", mapping=mapping)
+        pipe.execute()
+    await store.create(KEY, a_record(at, user_id="ada"))
+    ended = await store.cut_off("ada", at=at, until=at + IDLE)
+    assert sorted(ended) == sorted([KEY, *names[::3]])
+    for number, name in enumerate(names[:9]):
+        assert redis_server.cli("HEXISTS", f"{PREFIX}session:{name}", "gone") == (0 if number % 3 else 1)
+    assert await store.cut_off("ada", at=at, until=at + IDLE) == []
+
+
+@driven
+async def test_a_cut_off_ends_no_session_that_began_later(store: Subject, redis_server: RedisServer) -> None:
+    at = now()
+    for name, seconds in ((KEY, 0.0), (OTHER, 0.001), (THIRD, -10.0)):
+        await store.create(name, a_record(round(at + seconds, 3), user_id="ada"))
+    redis_server.cli("ZREM", OF_ADA, THIRD)
+    assert sorted(await store.cut_off("ada", at=at, until=at + IDLE)) == sorted([KEY, THIRD])
+    assert set(await store.records_of("ada", at=at)) == {OTHER}
+
+
+@driven
+async def test_a_cut_off_passes_by_what_is_no_session_of_this_store(store: Subject, redis_server: RedisServer) -> None:
+    at = now()
+    await store.create(KEY, a_record(at, user_id="ada"))
+    mapping = [text for pair in to_hash(OTHER, a_record(at, user_id="ada")).items() for text in pair]
+    redis_server.cli("HSET", f"{PREFIX}session:session:{OTHER}", *mapping)
+    redis_server.cli("HSET", f"{PREFIX}session:{THIRD}", "user_id", "ada")
+    redis_server.cli("SET", f"{PREFIX}session:text", "foreign")
+    redis_server.cli("RPUSH", f"{PREFIX}session:list", "foreign")
+    await store.end([key("ended")], at=at, until=at + IDLE)
+    redis_server.cli("DEL", OF_ADA)
+    assert await store.cut_off("ada", at=at, until=at + IDLE) == [KEY]
+    assert redis_server.cli("HEXISTS", f"{PREFIX}session:session:{OTHER}", "gone") == 0
+
+
+@driven
+async def test_a_cut_off_fails_where_the_process_is_another_one_at_its_end(
+    store: Subject, redis_server: RedisServer
+) -> None:
+    view, at = under(store), now()
+    await view.install()
+    redis_server.cli("SCRIPT", "FLUSH")
+    with pytest.raises(EpochMissing):
+        await view.cut_off("ada", at=at, until=at + IDLE)
+
+
+# -- locks, and what is expected to stay -------------------------------------------------------------------------------
+
+
+@driven
+async def test_a_person_can_read_who_holds_a_lock(store: Subject, redis_server: RedisServer) -> None:
+    await store.create(KEY, a_record(AT))
+    before = redis_server.cli("HGETALL", HASH)
+    fence = await store.lock(KEY, "c0ffee", at=AT, until=AT + 5.0)
+    assert fence.number >= round(AT * 1000)
+    held = f"{fence.number} {round(AT * 1000) + 5000} c0ffee"
+    assert redis_server.cli("HGETALL", HASH) == before | {"lock": held}
+    await store.unlock(KEY, fence)
+    assert redis_server.cli("HGETALL", HASH) == before | {"lock": f"{fence.number} 0 -"}
+    await store.end([KEY], at=AT, until=AT + IDLE)
+    assert redis_server.cli("HKEYS", HASH) == ["gone"]
+
+
+@driven
+async def test_a_lock_that_was_lost_with_its_hash_is_not_given_out_again(
+    store: Subject, redis_server: RedisServer
+) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    lost = await store.lock(KEY, "one", at=at, until=at + 5.0)
+    redis_server.cli("DEL", HASH)
+    await store.merge(KEY, record := a_record(at).born(Version(0, 1)))
+    later = round(at + 0.001, 3)
+    fence = await store.lock(KEY, "two", at=later, until=at + 5.0)
+    assert fence.number > lost.number
+    assert (await store.update(KEY, a_delta(later, loaded=record, put={"a": "2"}, fence=lost))).unlocked
+
+
+@driven
+async def test_a_lock_whose_reply_was_lost_is_given_out_once(store: Subject, proxy: Proxy) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    assert await store.lock(OTHER, "none", at=at, until=at + 5.0) is None
+    proxy.lose_reply_to = b"c0ffee"
+    fence = await store.lock(KEY, "c0ffee", at=at, until=at + 5.0)
+    assert proxy.lose_reply_to is None
+    assert await store.lock(KEY, "c0ffee", at=at, until=at + 5.0) == fence
+
+
+@driven
+async def test_a_guarded_update_whose_reply_was_lost_is_counted_once(store: Subject, proxy: Proxy) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    loaded = await store.load(KEY, at=at, refresh=NEVER)
+    guards: dict[str, Any] = {"fence": await store.lock(KEY, "one", at=at, until=at + 5.0)}
+    guards["expected"] = {"a": loaded.fields["a"].stamp}
+    delta = a_delta(at, loaded=loaded, put={"a": "2"}, whole=True, **guards)
+    proxy.lose_reply_to = b"guarded"
+    written = await store.update(KEY, delta)
+    assert proxy.lose_reply_to is None
+    assert (written.refused, written.version, written.record.values) == (False, (0, 2), {"a": "2"})
+    await store.unlock(KEY, guards["fence"])
+    assert await store.update(KEY, delta) == written
+
+
+@driven
+async def test_a_guarded_update_writes_and_returns_what_a_plain_one_does(store: Subject) -> None:
+    at = now()
+    for name in (KEY, OTHER):
+        await store.create(name, a_record(at, fields={"a": "1", "b": "1", "c": "1"}, user_id="ada"))
+    answers, guarded = [], {"expected": {"a": Version(0, 1), "n": Version()}}
+    sides: list[tuple[str, dict[str, Any]]] = [(KEY, {}), (OTHER, guarded)]
+    for name, guards in sides:
+        first = a_delta(at, base=Version(0, 1), drop=("b",), **guards)
+        await store.update(name, first)
+        options: dict[str, Any] = {"put": {"c": "2"}, "forget": ("b",), "refresh": 60.0, "whole": True}
+        delta = a_delta(at + 100.0, base=Version(0, 2), **options, **guards)
+        answers.append(await store.update(name, delta))
+        assert store.raw._later.used[name].expires_at == round(at + 100.0 + IDLE, 3)
+    assert answers[0] == answers[1]
+    assert answers[0].record == answers[1].record
+    assert set(answers[0].record.fields) == {"a", "c"}
+
+
+@driven
+async def test_what_is_refused_is_not_due_and_what_was_due_before_stays_so(store: Subject) -> None:
+    view, at = under(store), now()
+    await view.install()
+    await view.create(KEY, a_record(at))
+    refused: dict[str, Any] = {"base": Version(0, 1), "put": {"a": "2"}, "expected": {"a": Version()}}
+    assert (await view.update(KEY, a_delta(at, **refused), due=5)).conflict == ("a",)
+    assert await view.unconfirmed(limit=10) == {}
+    written: dict[str, Any] = {"base": Version(0, 1), "put": {"b": "2"}, "expected": {"a": Version(0, 1)}}
+    assert not (await view.update(KEY, a_delta(at, **written), due=6)).refused
+    assert (await view.update(KEY, a_delta(at, **refused), due=7)).conflict == ("a",)
+    assert await view.unconfirmed(limit=10) == {KEY: 6}
+
+
+@driven
+async def test_thousands_of_fields_may_be_expected_to_stay(store: Subject) -> None:
+    at = now()
+    names = [f"f{number}" for number in range(5000)]
+    await store.create(KEY, a_record(at, fields=dict.fromkeys(names, "1")))
+    expected = dict.fromkeys(names, Version(0, 1))
+    written = await store.update(KEY, a_delta(at, base=Version(0, 1), put=dict.fromkeys(names, "2"), expected=expected))
+    assert not written.refused
+    refused = await store.update(KEY, a_delta(at, base=Version(0, 2), put={"n": "1"}, expected=expected))
+    assert refused.conflict == tuple(names)
+
+
+@driven
+async def test_a_field_without_a_stamp_is_not_what_was_expected(store: Subject, redis_server: RedisServer) -> None:
+    await store.create(KEY, a_record(AT))
+    for foreign in ("1", "none", "0.0", ""):
+        redis_server.cli("HSET", HASH, "d:a", foreign)
+        for stamp in (Version(), Version(0, 1)):
+            refused = await store.update(KEY, a_delta(AT, base=Version(0, 1), put={"b": "2"}, expected={"a": stamp}))
+            assert refused.conflict == ("a",)
+
+
+@driven
+async def test_an_update_without_guards_costs_one_look_and_one_write(store: Subject, redis_server: RedisServer) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    loaded = await store.load(KEY, at=at, refresh=NEVER)
+    redis_server.cli("CONFIG", "RESETSTAT")
+    await store.update(KEY, a_delta(at, loaded=loaded, put={"a": "2"}, refresh=60.0))
+    calls = redis_server.cli("INFO", "commandstats")
+    own = {name: calls[f"cmdstat_{name}"]["calls"] for name in ("evalsha", "hmget", "hset")}
+    assert own == {"evalsha": 1, "hmget": 1, "hset": 1}
+    assert not calls.keys() & {f"cmdstat_{name}" for name in ("hget", "hgetall", "hdel", "zadd", "expire", "pexpire")}
+
+
 # -- round trips -------------------------------------------------------------------------------------------------------
 
 TRIPS = dict.fromkeys(OPERATIONS, 1) | {
     "replace of an ended one": 2,  # the new one is taken back
     "end of a user": 2,
+    "reserve of a taken place": 3,  # the index may lag behind: who is there, are they, and again
+    "cut off": 99,
     "records of a user": 2,
+    "records of a sid": 2,
     "stats": 3,  # the index, the records, INFO
     "cleanup": 99,
 }
@@ -392,7 +689,9 @@ async def test_a_forgotten_script_in_the_middle_of_a_batch_loses_nothing(
     at = now()
     await store.create(KEY, a_record(at, user_id="ada"))
     redis_server.cli("SCRIPT", "FLUSH")
-    assert await store.replace(KEY, OTHER, a_record(at, user_id="ada"), at=at, until=at + IDLE) == (0, 1)
+    assert await store.replace(KEY, OTHER, a_record(at, user_id="ada"), at=at, until=at + IDLE) == Replaced(
+        version=Version(0, 1)
+    )
     redis_server.cli("SCRIPT", "FLUSH")
     assert set(await store.records_of("ada", at=at)) == {OTHER}
     assert await store.end([OTHER], at=at, until=at + IDLE) == [OTHER]
@@ -715,6 +1014,41 @@ def test_concurrent_requests_of_a_cluster_get_each_their_own(cluster: list[Redis
         assert store.run(store.together([partial(found, name) for name in names])) == expected
 
 
+def test_cleanup_takes_lost_records_out_of_every_index_of_a_cluster(cluster: list[RedisServer], is_async: bool) -> None:
+    owners, at = range(12), now()
+    with store_on(cluster, is_async=is_async) as store:
+        for number in owners:
+            store.run(store.create(key(f"n{number}"), a_record(at, user_id=f"u{number}", sid=f"s{number}", idle=0.002)))
+        later = now() + 1.0
+        eventually(lambda: not any(server.cli("KEYS", "vedsess:session:*") for server in cluster))
+        assert store.run(store.cleanup(at=later)) == 36
+        assert not any(server.cli("KEYS", "*") for server in cluster)
+
+
+def test_what_concerns_all_sessions_of_a_user_works_on_a_cluster(cluster: list[RedisServer], is_async: bool) -> None:
+    names, at = [key(f"n{number}") for number in range(12)], now()
+    with store_on(cluster, is_async=is_async) as store:
+        view = under(store)
+        store.run(view.install())
+        for number, name in enumerate(names):
+            user, record = f"u{number % 2}", a_record(at, idle=IDLE + number)
+            assert store.run(view.reserve(user, name, limit=6, deny=True, at=at)) == []
+            store.run(view.create(name, record.replace(user_id=user, sid="s1")))
+            assert store.run(view.lock(name, "one", at=at, until=at + 5.0)) is not None
+        assert store.run(view.reserve("u0", KEY, limit=6, deny=False, at=at)) == [names[0]]
+        assert set(store.run(view.records_of("s1", at=at, by="sid"))) == set(names)
+        for server in cluster:
+            for index in server.cli("KEYS", "*_sessions:*"):
+                server.cli("DEL", index)
+        assert sorted(store.run(view.cut_off("u1", at=at, until=at + IDLE))) == sorted(names[1::2])
+        assert all(server.cli("KEYS", "vedsess:session:*") for server in cluster), "each has some of them"
+        gone = [store.run(view.load(name, at=at, refresh=NEVER)).gone for name in names]
+        assert gone == [False, True] * 6
+        cluster[1].cli("SCRIPT", "FLUSH")
+        with pytest.raises(EpochMissing):
+            store.run(view.cut_off("nobody", at=at, until=at + IDLE))
+
+
 @pytest.mark.parametrize("restarted", [0, 1])
 def test_an_epoch_that_one_server_of_a_cluster_lacks_is_missing(
     cluster: list[RedisServer], is_async: bool, restarted: int
@@ -831,7 +1165,7 @@ async def test_a_replacement_whose_reply_was_lost_is_carried_out_once(store: Sub
     at = now()
     await store.create(KEY, a_record(at))
     proxy.lose_reply_to = b"finish"
-    assert await store.replace(KEY, OTHER, a_record(at), at=at, until=at + IDLE) == (0, 1)
+    assert await store.replace(KEY, OTHER, a_record(at), at=at, until=at + IDLE) == Replaced(version=Version(0, 1))
     assert proxy.lose_reply_to is None
     assert not (await store.load(OTHER, at=at, refresh=NEVER)).gone
     assert (await store.load(KEY, at=at, refresh=NEVER)).gone
@@ -1058,7 +1392,7 @@ async def test_a_hash_that_is_no_session_is_a_corrupt_record_and_stops_no_other(
     assert (await store.load(OTHER, at=at, refresh=60.0)).values == {"a": "1"}
 
 
-@pytest.mark.parametrize("missing", sorted(to_hash(KEY, a_record(AT)).keys() - {"d:a", "is_active"}))
+@pytest.mark.parametrize("missing", sorted(to_hash(KEY, a_record(AT)).keys() - {"d:a", "is_active", "sid", "origin"}))
 @driven
 async def test_a_hash_without_one_of_its_own_fields_is_a_corrupt_record(
     store: Subject, redis_server: RedisServer, missing: str
@@ -1097,6 +1431,7 @@ async def test_a_person_can_read_a_session_in_redis(store: Subject, redis_server
     at = datetime(2031, 2, 28, 23, 59, 59, 7000, UTC).timestamp()
     record = a_record(at, idle=60.0, life=3600.0, user_id="ada", user_agent="Firefox", ip_address="192.0.2.7")
     record = record.replace(fields={"cart": Field(Version(), '["Brot 🍞"]')}, session_fingerprint="f00")
+    record = record.replace(sid="s1", origin=str(Origin("0f1e2d3c4b5a6978", 1_700_000_000.0, in_browser=True)))
     await store.create(KEY, record)
     await store.update(KEY, a_delta(at + 1.5, base=Version(0, 1), put={"n": "1"}, drop=("old",), commit_id="c0ffee"))
     assert redis_server.cli("HGETALL", HASH) == {
@@ -1110,6 +1445,8 @@ async def test_a_person_can_read_a_session_in_redis(store: Subject, redis_server
         "is_active": "true",
         "user_agent": "Firefox",
         "ip_address": "192.0.2.7",
+        "sid": "s1",
+        "origin": "0f1e2d3c4b5a6978 1700000000000 0 b",
         "version": "0.2",
         "life": f"60000:{round(at * 1000) + 3_600_000}",
         "commit": "c0ffee",
@@ -1118,6 +1455,31 @@ async def test_a_person_can_read_a_session_in_redis(store: Subject, redis_server
         "d:n": "0.2:1",
         "d:old": "0.2:",
     }
+
+
+@driven
+async def test_a_hash_from_before_there_were_names_and_origins_is_read_and_written(
+    store: Subject, redis_server: RedisServer
+) -> None:
+    at = now()
+    version = await store.create(KEY, record := a_record(at, user_id="ada"))
+    redis_server.cli("HDEL", HASH, "sid", "origin")
+    assert await store.load(KEY, at=at, refresh=NEVER) == record.born(version)
+    assert await store.update(KEY, a_delta(at + 100.0, base=version, put={"b": "2"}, refresh=60.0)) is not None
+    merged = await store.merge(KEY, record.replace(version=Version(1, 0), sid="s1", origin="f 0 0 -"))
+    assert (merged.sid, merged.origin) == ("s1", "f 0 0 -")
+    redis_server.cli("HDEL", HASH, "sid", "origin")
+    assert await store.end([KEY], at=at, until=at + IDLE) == [KEY]
+
+
+@driven
+async def test_a_tombstone_names_a_successor_only_where_there_is_one(store: Subject, redis_server: RedisServer) -> None:
+    at = now()
+    await store.replace(KEY, OTHER, a_record(at), at=at, until=at + IDLE)
+    await store.end([THIRD], at=at, until=at + IDLE)
+    words = [redis_server.cli("HGET", f"{PREFIX}session:{name}", "gone").split(" ") for name in (KEY, THIRD)]
+    assert [len(each) for each in words] == [5, 4]
+    assert words[0][4] == OTHER
 
 
 @driven
@@ -1138,20 +1500,21 @@ async def test_a_person_can_read_of_which_epoch_a_copy_is_and_what_is_due(
 @driven
 async def test_a_session_is_in_the_indexes_by_its_end(store: Subject, redis_server: RedisServer) -> None:
     at = now()
-    await store.create(KEY, a_record(at, user_id="ada"))
+    await store.create(KEY, a_record(at, user_id="ada", sid="s1"))
     await store.create(OTHER, a_record(at))
     assert sorted(redis_server.cli("ZRANGE", ALL, 0, -1)) == sorted([KEY, OTHER])
-    assert redis_server.cli("ZRANGE", OF_ADA, 0, -1) == [KEY]
-    assert float(redis_server.cli("ZSCORE", OF_ADA, KEY)) == pytest.approx(at + IDLE, abs=0.001)
+    for name in (OF_ADA, OF_SID):
+        assert redis_server.cli("ZRANGE", name, 0, -1) == [KEY]
+        assert float(redis_server.cli("ZSCORE", name, KEY)) == pytest.approx(at + IDLE, abs=0.001)
     await store.load(KEY, at=at + 100.0, refresh=60.0)
     assert store.raw.pending
     await store.after_response()
     assert not store.raw.pending
-    for name in (ALL, OF_ADA):
+    for name in (ALL, OF_ADA, OF_SID):
         assert float(redis_server.cli("ZSCORE", name, KEY)) == pytest.approx(at + 100.0 + IDLE, abs=0.001)
     await store.update(KEY, a_delta(at + 200.0, base=Version(0, 1), put={"b": "2"}, refresh=60.0))
     await store.after_response()
-    for name in (ALL, OF_ADA):
+    for name in (ALL, OF_ADA, OF_SID):
         assert float(redis_server.cli("ZSCORE", name, KEY)) == pytest.approx(at + 200.0 + IDLE, abs=0.001)
 
 
@@ -1159,14 +1522,14 @@ async def test_a_session_is_in_the_indexes_by_its_end(store: Subject, redis_serv
 async def test_an_ended_session_leaves_the_indexes(store: Subject, redis_server: RedisServer) -> None:
     at = now()
     for name in (KEY, OTHER):
-        await store.create(name, a_record(at, user_id="ada"))
+        await store.create(name, a_record(at, user_id="ada", sid="s1"))
     await store.end([KEY], at=at, until=at + IDLE)
     await store.after_response()
-    for index in (ALL, OF_ADA):
+    for index in (ALL, OF_ADA, OF_SID):
         assert redis_server.cli("ZRANGE", index, 0, -1) == [OTHER]
-    await store.replace(OTHER, THIRD, a_record(at, user_id="ada"), at=at, until=at + IDLE)
+    await store.replace(OTHER, THIRD, a_record(at, user_id="ada", sid="s1"), at=at, until=at + IDLE)
     await store.after_response()
-    for index in (ALL, OF_ADA):
+    for index in (ALL, OF_ADA, OF_SID):
         assert redis_server.cli("ZRANGE", index, 0, -1) == [THIRD]
 
 
@@ -1174,13 +1537,13 @@ async def test_an_ended_session_leaves_the_indexes(store: Subject, redis_server:
 async def test_cleanup_takes_lost_records_out_of_every_index(store: Subject, redis_server: RedisServer) -> None:
     at = now()
     for name in (KEY, OTHER):
-        await store.create(name, a_record(at, user_id="ada"))
-    await store.create(THIRD, a_record(at, user_id="bob"))
+        await store.create(name, a_record(at, user_id="ada", sid="s1"))
+    await store.create(THIRD, a_record(at, user_id="bob", sid="s2"))
     redis_server.cli("DEL", HASH, f"{PREFIX}session:{THIRD}")
     assert (await store.stats(at=at)).active == 1
-    assert await store.cleanup(at=at) == 4
-    assert redis_server.cli("ZRANGE", ALL, 0, -1) == redis_server.cli("ZRANGE", OF_ADA, 0, -1) == [OTHER]
-    assert redis_server.cli("EXISTS", f"{PREFIX}user_sessions:bob") == 0
+    assert await store.cleanup(at=at) == 6
+    assert [redis_server.cli("ZRANGE", name, 0, -1) for name in (ALL, OF_ADA, OF_SID)] == [[OTHER]] * 3
+    assert redis_server.cli("EXISTS", f"{PREFIX}user_sessions:bob", f"{PREFIX}sid_sessions:s2") == 0
 
 
 @driven
@@ -1211,12 +1574,15 @@ def test_stores_with_other_prefixes_see_and_touch_nothing_of_each_other(valkey: 
     at = now()
     mine, theirs = (RedisStore.from_url(valkey.url, is_async=False, prefix=name) for name in (PREFIX, prefix))
     with running(mine) as store, running(theirs) as other:
-        store.run(store.create(KEY, a_record(at, user_id="ada")))
+        store.run(store.create(KEY, a_record(at, user_id="ada", sid="s1")))
         before = {name: valkey.cli("DUMP", name) for name in valkey.cli("KEYS", "*")}
         assert other.run(other.load(KEY, at=at, refresh=60.0)) is None
         assert other.run(other.update(KEY, a_delta(at, base=Version(0, 1), put={"a": "2"}))) is None
         assert other.run(other.end([], user_id="ada", at=at, until=at + IDLE)) == []
+        assert other.run(other.cut_off("ada", at=at, until=at + IDLE)) == []
+        assert other.run(other.lock(KEY, "one", at=at, until=at + 5.0)) is None
         assert other.run(other.records_of("ada", at=at)) == {}
+        assert other.run(other.records_of("s1", at=at, by="sid")) == {}
         assert other.run(other.stats(at=at)).active == 0
         assert other.run(other.cleanup(at=at)) == 0
         assert {name: valkey.cli("DUMP", name) for name in valkey.cli("KEYS", "*")} == before

@@ -107,14 +107,15 @@ class RigFactory:
     ) -> None:
         self._protocol, self._redis, self._database, self._url = protocol, redis, database, url
         self._runner = asyncio.Runner()
-        self._rigs: dict[tuple[Mirror, tuple[str, ...]], Rig] = {}
+        self._rigs: dict[tuple[Any, ...], Rig] = {}
 
-    def __call__(self, mirror: Mirror = "after-response", exclude: tuple[str, ...] = ()) -> Rig:
-        if (mirror, exclude) not in self._rigs:
-            self._rigs[mirror, exclude] = self._make(mirror, exclude)
-        return self._rigs[mirror, exclude]
+    def __call__(self, mirror: Mirror = "after-response", **options: Any) -> Rig:
+        name = mirror, *sorted(options.items())
+        if name not in self._rigs:
+            self._rigs[name] = self._make(mirror, options)
+        return self._rigs[name]
 
-    def _make(self, mirror: Mirror, exclude: tuple[str, ...]) -> Rig:
+    def _make(self, mirror: Mirror, options: dict[str, Any]) -> Rig:
         is_async, clock, meter = self._protocol == "asgi", Clock(), Meter(self._redis, self._database)
         engine = (engines.async_engine if is_async else engines.sync_engine)(self._url, timeout=5.0)
         meter.watch(engine.sync_engine if isinstance(engine, AsyncEngine) else engine)
@@ -122,7 +123,7 @@ class RigFactory:
         redis = RedisStore.from_url(url, is_async=is_async, timeout=2.0, on_event=lambda event: None)
         sql = SQLStore(engine, timeout=5.0, clock=clock)
         store = FailoverStore(redis, sql, mirror=mirror, clock=clock, on_event=lambda event: None)
-        site = Site(self._protocol, store, self._runner, clock=clock, exclude=exclude)
+        site = Site(self._protocol, store, self._runner, clock=clock, **options)
         _warm_up(site)
         return Rig(site, meter)
 
@@ -258,6 +259,47 @@ def test_a_new_session_costs_one_round_trip(rig: Rig) -> None:
     assert rig.asked(rig.site.browser(), add) == Count(redis=1)
 
 
+CAREFUL: dict[str, Any] = {
+    "encryption_key": "wq3Jm0vJ8eK5yT1nB7dXcP2sL9fRaZ4uHg6iVkOoEtQ",
+    "compress_above": 1000,
+    "fingerprint_policy": "reject",
+    "fingerprint_parts": ("user_agent", "ip_address"),
+    "renewal_timeout": 900.0,
+    "old_id_policy": "end",
+    "cookie_persistent": False,
+    "max_sessions_per_user": 1000,
+    "user_id_field": "_user_id",
+    "websocket_check": 5.0,
+}
+
+
+def test_whoever_is_as_careful_as_can_be_pays_no_more(make_rig: RigFactory) -> None:
+    rig = make_rig(**CAREFUL)
+    browser = begun(rig, user="7")
+    for _ in range(3):
+        assert rig.measure(browser, read) == (Count(redis=1), Count())
+    assert rig.asked(browser, add) == Count(redis=2)
+    assert rig.asked(rig.site.browser(), write) == Count(redis=1)
+    assert rig.measure(rig.site.browser(), read) == (Count(), Count())
+    assert rig.asked(browser, log_out).redis <= rig.at_most(wsgi=2, asgi=3)
+
+
+def test_whoever_writes_is_looked_at_first_where_clients_are_watched(make_rig: RigFactory) -> None:
+    rig = make_rig(**CAREFUL)
+    assert rig.asked(begun(rig), write) == Count(redis=2)
+
+
+def test_a_new_id_that_is_due_costs_what_a_new_id_costs(make_rig: RigFactory) -> None:
+    rig = make_rig(**CAREFUL)
+    browser = begun(rig, user="7")
+    rig.site.clock.advance(900)
+    rig.site.run(rig.site.manager.after_response())
+    asked = rig.asked(browser, read)
+    assert asked.redis <= rig.at_most(wsgi=2, asgi=3)
+    assert asked.visits == 1
+    assert rig.measure(browser, read) == (Count(redis=1), Count())
+
+
 def test_a_session_that_nobody_knows_costs_a_look_into_both_stores(rig: Rig) -> None:
     cookies = rig.site.unknown_cookie()
     rig.site.clock.advance(6)  # younger, and somebody's copy of it might be under way
@@ -309,7 +351,8 @@ def test_a_revocation_costs_two_round_trips_and_one_visit(rig: Rig, everywhere: 
         return rig.site.run(rig.site.manager.revoke(user, keep=None if everywhere else session))
 
     asked = rig.asked(browser, revoke)
-    assert asked.redis <= rig.at_most(wsgi=2, asgi=3)
+    # Which session is to be kept is asked first: its id may have been changed a moment ago.
+    assert asked.redis <= rig.at_most(wsgi=2 if everywhere else 3, asgi=3)
     assert asked.visits == 1
 
 

@@ -510,7 +510,7 @@ def test_what_needs_no_value_neither_loads_nor_touches_it(
 
 def test_every_method_of_a_dict_is_a_reader_or_a_writer() -> None:
     """What is inherited as it is would look into a session that is not loaded."""
-    inherited = {name for name in vars(dict) if name not in vars(Contents)}
+    inherited = {name for name in vars(dict) if name not in {**vars(Contents), **vars(Session)}}
     always_refused = {"__lt__", "__le__", "__gt__", "__ge__"}
     without_a_look = {"__class_getitem__", "__getattribute__", "__new__", "__sizeof__"}
     assert inherited == always_refused | without_a_look
@@ -769,13 +769,23 @@ def test_a_value_called_user_id_is_no_login(fresh: Site) -> None:
 def test_a_login_is_seen_at_once_and_done_at_commit(full: Site) -> None:
     session = full.lazy()
     old_id = session.id
-    session.login("bob")
-    assert (session.user_id, session.id, session.modified) == ("bob", old_id, True)
+    session.login("ada")
+    assert (session.user_id, session.id, session.modified) == ("ada", old_id, True)
     assert full.commit(session) is not None
     assert session.id != old_id
     again = full.lazy()
-    assert (again.user_id, again.id) == ("bob", session.id)
+    assert (again.user_id, again.id) == ("ada", session.id)
     assert again == FULL
+
+
+def test_a_login_of_another_user_takes_nothing_along_but_what_this_request_wrote(full: Site) -> None:
+    session = full.lazy()
+    session["cart"].append("edited")
+    session["welcome"] = "bob"
+    session.login("bob")
+    assert session == {"welcome": "bob"}
+    full.commit(session)
+    assert (full.lazy().user_id, full.lazy()) == ("bob", {"welcome": "bob"})
 
 
 @pytest.mark.parametrize(("given_id", "kept"), [(7, "7"), (0, "0"), ("ada", "ada"), ("é" * 255, "é" * 255)])
@@ -803,6 +813,8 @@ def test_a_new_id_keeps_user_and_values(full: Site) -> None:
     assert full.lazy().id != old_id
     assert (full.lazy().user_id, full.lazy()) == ("ada", FULL)
     full.cookie = old_cookie
+    assert full.lazy() == FULL  # a request that was under way goes on
+    full.now += 11
     assert full.lazy().is_new
 
 
@@ -1061,8 +1073,8 @@ def test_what_reads_the_memory_of_the_dict_finds_no_values_but_what_to_do(full: 
         (lambda x: x.update(n=x["n"] + 1), ["n"]),
         (lambda x: (x["name"], x["cart"], x.update(more=[])), ["cart", "more"]),
         (lambda x: x.regenerate_id(), []),
-        (lambda x: (x.login("bob"), x["name"]), []),
-        (lambda x: (x.login("bob"), x.update(n=1)), ["n"]),
+        (lambda x: (x.login("ada"), x["name"]), []),
+        (lambda x: (x.login("ada"), x.update(n=1)), ["n"]),
         (lambda x: x.logout(), []),
     ],
 )
@@ -1110,7 +1122,7 @@ def test_a_value_that_is_put_back_after_a_commit_has_changed_again(
     assert full.lazy() == FULL
 
 
-@pytest.mark.parametrize("change_id", [lambda x: x.login("bob"), lambda x: x.regenerate_id()])
+@pytest.mark.parametrize("change_id", [lambda x: x.login("ada"), lambda x: x.regenerate_id()])
 def test_a_new_id_takes_edits_and_removals_along(full: Site, change_id: Callable[[Session], Any]) -> None:
     session = full.lazy()
     session["cart"].append("more")

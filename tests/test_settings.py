@@ -466,7 +466,17 @@ def test_a_domain_that_browsers_refuse_is_refused(domain: str, why: str) -> None
 def test_strict_is_shorter_and_bound_to_https() -> None:
     made = Settings.strict(secret_key=KEY)
     assert (made.idle_timeout, made.absolute_timeout) == (1800.0, 43200.0)
-    assert (made.cookie_name, made.cookie_secure, made.cookie_samesite) == ("__Host-vedsess", True, "Strict")
+    assert (made.cookie_name, made.cookie_secure, made.cookie_samesite) == ("__Host-id", True, "Strict")
+    assert (made.renewal_timeout, made.fingerprint_policy, made.old_id_policy) == (900.0, "reject", "end")
+    assert not made.cookie_persistent
+
+
+def test_compatible_shares_a_cookie_across_subdomains() -> None:
+    made = Settings.compatible(cookie_domain="example.com", secret_key=KEY, idle_timeout=600)
+    assert (made.cookie_domain, made.cookie_samesite, made.cookie_secure) == ("example.com", "Lax", None)
+    assert (made.idle_timeout, made.absolute_timeout, made.fingerprint_policy) == (600.0, 31536000.0, "log")
+    with pytest.raises(TypeError, match="cookie_domain"):
+        Settings.compatible(secret_key=KEY)  # type: ignore[call-arg]
 
 
 def test_options_override_strict() -> None:
@@ -484,7 +494,7 @@ def test_an_unknown_name_suggests_the_nearest(build: Any) -> None:
 
 def test_an_unknown_name_near_to_none_lists_all() -> None:
     with pytest.raises(
-        ConfigurationError, match=r"^zzz is not a setting: known are absolute_timeout, .*trusted_proxies$"
+        ConfigurationError, match=r"^zzz is not a setting: known are absolute_timeout, .*websocket_check$"
     ):
         settings_from({"secret_key": KEY, "zzz": 1})
 

@@ -37,7 +37,7 @@ from tests.stores import (
 from vedsess_middleware.concurrency import run_blocking
 from vedsess_middleware.errors import CorruptRecord, StoreError, StoreMisconfigured, StoreUnavailable
 from vedsess_middleware.stores.contract import News
-from vedsess_middleware.stores.record import Record, Version, merge
+from vedsess_middleware.stores.record import Fence, Record, Version, merge
 from vedsess_middleware.stores.sql import SQLStore
 from vedsess_middleware.stores.sql.engines import async_engine, sync_engine
 from vedsess_middleware.stores.sql.tables import sessions, to_row
@@ -95,6 +95,10 @@ def engine_for(kind: str, url: str, timeout: float) -> Engine | AsyncEngine:
     scheme, is_async = KINDS[kind]
     url = f"{scheme}://{url.partition('://')[2]}"
     return async_engine(url, timeout=timeout) if is_async else sync_engine(url, timeout=timeout)
+
+
+def engine_of(store: Subject) -> Any:
+    return store.raw._database._doors.engine
 
 
 @contextmanager
@@ -193,11 +197,17 @@ OPERATIONS: dict[str, tuple[int, Callable[[Subject], Coroutine[Any, Any, Any]]]]
     "replace": (4, lambda store: store.replace(KEY, THIRD, ADA, at=AT, until=AT + IDLE)),
     "replace of an ended one": (2, lambda store: store.replace(KEY, key("x"), ADA, at=AT, until=AT + IDLE)),
     "records of a user": (1, lambda store: store.records_of("ada", at=AT)),
+    "records of a sid": (1, lambda store: store.records_of("s1", at=AT, by="sid")),
+    "lock": (2, lambda store: store.lock(THIRD, "word", at=AT, until=AT + 5.0)),
+    "lock of what is held": (1, lambda store: store.lock(THIRD, "other", at=AT, until=AT + 5.0)),
+    "unlock": (1, lambda store: store.unlock(THIRD, Fence("sql", 1))),
+    "unlock of what another store gave out": (0, lambda store: store.unlock(THIRD, Fence("redis", 1))),
+    "cut-offs": (1, lambda store: store.cut_offs(after=0)),
     "end": (2, lambda store: store.end([OTHER], at=AT, until=AT + IDLE)),
     "end of what is unknown": (2, lambda store: store.end([key("y")], at=AT, until=AT + IDLE)),
     "end again": (1, lambda store: store.end([OTHER], at=AT, until=AT + IDLE)),
     "end of a user": (2, lambda store: store.end([], user_id="ada", at=AT, until=AT + IDLE)),
-    "cleanup": (1, lambda store: store.cleanup(at=AT)),
+    "cleanup": (2, lambda store: store.cleanup(at=AT)),
 }
 
 
@@ -364,6 +374,11 @@ def test_a_person_can_read_a_session_in_sql(kind: str, url: str) -> None:
             "r": 0,
             "dirty": False,
             "fields": {"cart": '1.0:["Brot 🍞"]'},
+            "sid": None,
+            "origin": None,
+            "successor": None,
+            "lock_holder": None,
+            "commit_id": None,
         }
 
 
@@ -464,14 +479,14 @@ async def test_a_copy_mends_a_row_that_is_no_session(store: Subject, url: str) -
 async def test_a_poll_reads_once_and_names_no_more_than_it_can(store: Subject, ledger: Ledger) -> None:
     at = now()
     rows = [to_row(f"{number:064x}", a_tombstone(at), dirty=True) for number in range(1001)]
-    await store._visit(lambda connection: connection.execute(insert(sessions), rows[:1000]))
+    await store.raw._database.visit(lambda connection: connection.execute(insert(sessions), rows[:1000]))
     await store.set_epoch("one", missing="")
     ledger.taken()
     news = await store.poll()
     assert ledger.statements[0].split()[0] == "SELECT"
     assert ledger.taken() == (1, 1)
     assert (news.epoch, len(news.dirty), news.complete) == ("one", 1000, True)
-    await store._visit(lambda connection: connection.execute(insert(sessions), rows[1000:]))
+    await store.raw._database.visit(lambda connection: connection.execute(insert(sessions), rows[1000:]))
     news = await store.poll()
     assert (news.epoch, news.complete) == ("one", False)
     assert len(news.dirty) >= 1000
@@ -519,7 +534,7 @@ async def test_uses_that_could_not_be_recorded_are_recorded_later(store: Subject
     at = now()
     await store.create(KEY, record := a_record(at))
     store.raw.note_use(KEY, record.used(at + 100.0))
-    target = store.raw._engine if kind in ("sqlite", "postgres-psycopg") else store.raw._engine.sync_engine
+    target = engine_of(store) if kind in ("sqlite", "postgres-psycopg") else engine_of(store).sync_engine
 
     def refuse(*_: Any) -> None:
         raise TimeoutError
@@ -585,7 +600,7 @@ async def test_of_many_who_insert_one_row_at_once_none_fails(store: Subject) -> 
 async def test_flushes_that_meet_at_the_same_rows_do_not_lock_each_other_out(store: Subject, kind: str) -> None:
     at, names = now(), [key(f"n{number}") for number in range(40)]
     await store.owe({name: written(at, Version(1, 0)) for name in names})
-    others = [SQLStore(store.raw._engine, timeout=5.0) for _ in range(4)]
+    others = [SQLStore(engine_of(store), timeout=5.0) for _ in range(4)]
     for number, other in enumerate(others):
         for name in names if number % 2 else reversed(names):
             other.note_use(name, a_record(at + 1.0 + number))
@@ -651,12 +666,23 @@ def test_a_write_whose_reply_was_lost_is_found_again(behind_proxy: Subject, prox
     assert row(KEY).values == {"a": "1", "b": "2"}
     losing(b'"c":"', store.update(KEY, a_delta(at, loaded=row(KEY), put={"c": "3"})))
     assert row(KEY).values == {"a": "1", "b": "2", "c": "3"}
-    assert losing(b"COMMIT", store.replace(KEY, OTHER, a_record(at), at=at, until=at + IDLE)) == (1, 0)
+    alone = a_delta(at, loaded=row(KEY), put={"d": "4"}, expected={"d": Version()})
+    assert losing(b'"d":"', store.update(KEY, alone)).version == (4, 0), "its own write is no conflict"
+    assert row(KEY).values == {"a": "1", "b": "2", "c": "3", "d": "4"}
+    fence = losing(b"drawn", store.lock(KEY, "drawn", at=at, until=at + 5.0))
+    assert fence == store.run(store.lock(KEY, "drawn", at=at, until=at + 5.0))
+    losing(KEY.encode(), store.unlock(KEY, fence))
+    assert store.run(store.lock(KEY, "other", at=at, until=at + 5.0)).number > fence.number
+    for _ in range(2):
+        assert losing(b"COMMIT", store.reserve("ada", key("place"), limit=2, deny=True, at=at)) == []
+    assert losing(b"COMMIT", store.replace(KEY, OTHER, a_record(at), at=at, until=at + IDLE)).version == (1, 0)
     assert row(OTHER).values == {"a": "1"}
     login = store.replace(OTHER, THIRD, a_record(at), at=at, until=at + IDLE, even_if_gone=True)
-    assert losing(b"COMMIT", login) == (1, 0)
+    assert losing(b"COMMIT", login).version == (1, 0)
     assert row(THIRD).values == {"a": "1"}
     assert losing(b"COMMIT", store.end([THIRD, key("new")], at=at, until=at + IDLE)) == [THIRD, key("new")]
+    losing(b"COMMIT", store.cut_off("eve", at=at, until=at + IDLE))
+    assert store.run(store.cut_offs(after=0)) == {"eve": at}
     losing(b"0.3:1", store.owe({owing: written(at, Version(0, 3), a="1")}))
     assert store.run(store.poll()).dirty == {owing}
     losing(b"0.4:2", store.mirror(owing, written(at, Version(0, 4), b="2")))
@@ -729,6 +755,10 @@ def test_a_read_costs_one_round_trip_and_so_does_a_write_whose_row_is_known(
         record = store.run(store.load(OTHER, at=at, refresh=NEVER))
         return store.update(OTHER, a_delta(at, loaded=record, put={"n": str(next(version))}))
 
+    def locked() -> Coroutine[Any, Any, Any]:
+        fence = store.run(store.lock(OTHER, "word", at=at, until=at + 5.0))
+        return store.update(OTHER, a_delta(at, put={"n": str(next(version))}, fence=fence))
+
     store.run(store.create(OTHER, a_record(at)))
     calls: dict[str, tuple[int, Callable[[], Coroutine[Any, Any, Any]]]] = {
         "create": (1, lambda: store.create(key(f"n{next(version)}"), a_record(at))),
@@ -737,6 +767,9 @@ def test_a_read_costs_one_round_trip_and_so_does_a_write_whose_row_is_known(
         "records of a user": (1, lambda: store.records_of("ada", at=at)),
         "owed": (1, lambda: store.owed([KEY])),
         "claim": (1, lambda: store.claim(KEY, Version(7, 7))),
+        "lock": (2, lambda: store.lock(OTHER, "word", at=at, until=at + 5.0)),
+        "update under a lock": (2, locked),
+        "unlock": (1, lambda: store.unlock(OTHER, Fence("sql", 7))),
         "mirror of what is known": (1, known),
         "update of what was loaded": (1, loaded),
         "mirror": (2, lambda: store.mirror(KEY, copy())),
@@ -783,7 +816,7 @@ def test_a_cancelled_operation_ends_at_once_and_leaves_the_pool_usable(
             store.run(impatient())
         assert time.monotonic() - started_at < 5.0
         assert store.run(store.peek(KEY)).values == {"a": "1"}
-        assert store.raw._engine.pool.checkedout() == 0
+        assert engine_of(store).pool.checkedout() == 0
 
 
 # -- event loops -------------------------------------------------------------------------------------------------------
@@ -808,6 +841,19 @@ def test_an_asyncio_store_serves_one_event_loop_after_another(kind: str, url: st
 def test_a_closed_store_holds_no_connection(kind: str, url: str) -> None:
     with opened(kind, url) as store:
         store.run(store.load(KEY, at=AT, refresh=60.0))
-        assert store.raw._engine.pool.checkedin() == 1
+        assert engine_of(store).pool.checkedin() == 1
         store.run(store.close())
-        assert store.raw._engine.pool.checkedin() == 0
+        assert engine_of(store).pool.checkedin() == 0
+
+
+def test_a_constraint_that_is_not_ours_is_for_a_person_to_mend_and_shows_no_value(sqlite_url: str) -> None:
+    store, at = SQLStore.from_url(sqlite_url, is_async=False, timeout=5.0), now()
+    run_blocking(store.create_tables())
+    with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"))) as connection:
+        body = "BEGIN SELECT RAISE(ABORT, 'canary'); END"
+        connection.execute(f"CREATE TRIGGER not_ours BEFORE INSERT ON vedsess_sessions {body}")
+    for writing in (store.create(KEY, a_record(at)), store.owe({KEY: a_record(at).born(Version(0, 1))})):
+        with pytest.raises(StoreMisconfigured, match="constraints") as caught:
+            run_blocking(writing)
+        assert caught.value.__cause__ is caught.value.__context__ is None
+    run_blocking(store.close())

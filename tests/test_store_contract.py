@@ -25,10 +25,10 @@ from tests.stores import (
     now,
     running,
 )
-from vedsess_middleware.errors import EpochMissing, SessionExists
-from vedsess_middleware.stores.contract import Found, News
+from vedsess_middleware.errors import EpochMissing, SessionExists, SessionLimitReached
+from vedsess_middleware.stores.contract import ENDED_WITHIN, RESERVED_FOR, Found, News
 from vedsess_middleware.stores.memory import MemoryStore
-from vedsess_middleware.stores.record import Field, Record, Version, merge
+from vedsess_middleware.stores.record import Fence, Field, Origin, Record, Version, merge
 
 KEY, OTHER, THIRD = key("one"), key("other"), key("third")
 TEXTS = {
@@ -409,10 +409,30 @@ async def test_a_replaced_session_goes_on_under_the_new_key_and_ends_under_the_o
     at = now()
     await store.create(KEY, a_record(at, user_id="ada"))
     record = a_record(at, fields={"b": "2"}, user_id="ada")
-    version = await store.replace(KEY, OTHER, record, at=at, until=at + IDLE)
-    assert await held(store, OTHER, at) == record.born(version)
+    replaced = await store.replace(KEY, OTHER, record, at=at, until=at + IDLE)
+    assert await held(store, OTHER, at) == record.born(replaced.version)
     assert (await held(store, KEY, at)).gone
     assert set(await store.records_of("ada", at=at)) == {OTHER}
+
+
+@driven
+async def test_what_others_wrote_past_the_caller_comes_back_when_a_session_is_replaced(store: Subject) -> None:
+    at = now()
+    known = await store.create(KEY, a_record(at))
+    other = await store.update(KEY, a_delta(at, base=known, put={"b": "2"}, drop=("a",)))
+    replaced = await store.replace(KEY, OTHER, a_record(at), at=at, until=at + IDLE, known=known)
+    assert replaced.missed.fields == {"a": Field(other.version, None), "b": Field(other.version, "2")}
+    assert (await held(store, OTHER, at)).values == {"a": "1"}
+
+
+@driven
+async def test_nothing_comes_back_of_a_session_that_nobody_else_wrote_to(store: Subject) -> None:
+    at = now()
+    known = await store.create(KEY, a_record(at))
+    replaced = await store.replace(KEY, OTHER, a_record(at), at=at, until=at + IDLE, known=known)
+    assert replaced.missed is None
+    unknown = await store.replace(THIRD, key("new"), a_record(at), at=at, until=at + IDLE, known=Version(0, 1))
+    assert unknown.missed is None
 
 
 @driven
@@ -430,8 +450,8 @@ async def test_a_login_replaces_a_session_that_has_ended(store: Subject) -> None
     at = now()
     await store.end([KEY], at=at, until=at + IDLE)
     record = a_record(at, user_id="ada")
-    version = await store.replace(KEY, OTHER, record, at=at, until=at + IDLE, even_if_gone=True)
-    assert await held(store, OTHER, at) == record.born(version)
+    replaced = await store.replace(KEY, OTHER, record, at=at, until=at + IDLE, even_if_gone=True)
+    assert await held(store, OTHER, at) == record.born(replaced.version)
     assert (await held(store, KEY, at)).gone
 
 
@@ -668,6 +688,672 @@ async def test_no_repr_shows_a_key_or_a_value(store: Subject) -> None:
     assert "secret value" not in shown
 
 
+# -- where a session comes from, and where it went ---------------------------------------------------------------------
+
+
+def an_origin(at: float, family: str = "0f1e2d3c4b5a6978") -> str:
+    """Where an id of now comes from."""
+    return str(Origin(family=family, issued_at=at, authenticated_at=at - 5.0, in_browser=True, sealed=True))
+
+
+@driven
+async def test_a_record_comes_back_with_its_origin_and_its_name_at_an_identity_provider(store: Subject) -> None:
+    at = now()
+    record = a_record(at, user_id="ada", sid="sid ✓ @:{}*", origin=an_origin(at))
+    version = await store.create(KEY, record)
+    assert await held(store, KEY, at) == record.born(version)
+    written = await store.update(KEY, a_delta(at, base=version, put={"b": "2"}, whole=True))
+    for each in (written.record, await held(store, KEY, at)):
+        assert (each.sid, each.origin) == (record.sid, record.origin)
+
+
+@driven
+async def test_the_tombstone_of_a_replaced_session_names_the_one_that_it_went_on_as(store: Subject) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    await store.replace(KEY, OTHER, a_record(at, sid="s1", origin=an_origin(at)), at=at, until=at + IDLE)
+    assert (await held(store, KEY, at)).goes_on == (OTHER, True)
+    replaced = await held(store, OTHER, at)
+    assert (replaced.sid, replaced.origin, replaced.successor) == ("s1", an_origin(at), "")
+    await store.replace(THIRD, key("new"), a_record(at), at=at, until=at + IDLE)
+    assert (await held(store, THIRD, at)).successor == key("new"), "also where nobody had the old one"
+
+
+@driven
+async def test_a_session_that_was_ended_went_on_as_nothing(store: Subject) -> None:
+    at = now()
+    for name in (KEY, THIRD):
+        await store.create(name, a_record(at, user_id="ada"))
+    await store.end([KEY, OTHER], user_id="ada", at=at, until=at + IDLE)
+    assert [(await held(store, name, at)).successor for name in (KEY, OTHER, THIRD)] == ["", "", ""]
+
+
+@driven
+async def test_an_end_over_a_replaced_session_keeps_what_it_went_on_as(store: Subject) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    await store.replace(KEY, OTHER, a_record(at), at=at, until=at + IDLE)
+    before = await held(store, KEY, at)
+    await store.end([KEY], at=at + 5.0, until=at + IDLE)
+    await store.replace(KEY, THIRD, a_record(at), at=at + 5.0, until=at + IDLE, even_if_gone=True)
+    assert await held(store, KEY, at) == before
+    assert before.successor == OTHER
+
+
+@driven
+async def test_a_login_over_a_session_that_had_ended_is_not_what_it_went_on_as(store: Subject) -> None:
+    at = now()
+    await store.end([KEY], at=at, until=at + IDLE)
+    await store.replace(KEY, OTHER, a_record(at), at=at, until=at + IDLE, even_if_gone=True)
+    assert (await held(store, KEY, at)).successor == ""
+
+
+@driven
+async def test_merging_keeps_where_a_session_comes_from(store: Subject) -> None:
+    at = now()
+    known = written_by(at, Version(0, 1), a="1").replace(sid="s1", origin=an_origin(at))
+    unknown = written_by(at, Version(1, 0), b="1")
+    for name, first, second in ((KEY, known, unknown), (OTHER, unknown, known)):
+        await store.merge(name, first)
+        assert await store.merge(name, second) == merge(known, unknown)
+        record = await held(store, name, at)
+        assert (record.sid, record.origin) == ("s1", an_origin(at))
+    other = known.replace(sid="s2", origin=an_origin(at, "8796a5b4c3d2e1f0"))
+    assert await store.merge(KEY, other) == merge(merge(known, unknown), other)
+
+
+@driven
+async def test_merging_keeps_what_a_session_went_on_as(store: Subject) -> None:
+    at = now()
+    replaced = a_tombstone(at).replace(successor=THIRD)
+    others = written_by(at, Version(2, 0), a="1"), a_tombstone(at + 1.0, Version(0, 2))
+    for name, other in zip((KEY, OTHER), others, strict=True):
+        assert await store.merge(name, replaced) == replaced
+        assert await store.merge(name, other) == await held(store, name, at) == merge(replaced, other)
+        assert (await held(store, name, at)).successor == THIRD
+    for name, other in zip((key("new"), key("newer")), others, strict=True):
+        await store.merge(name, other)
+        assert await store.merge(name, replaced) == await held(store, name, at) == merge(other, replaced)
+        assert (await held(store, name, at)).successor == THIRD
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+@driven
+async def test_a_tombstone_outlives_a_copy_of_its_session_that_was_used_just_then(
+    store: Subject, replaced: bool
+) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    ended_at = round(at + 100.0, 3)
+    if replaced:
+        await store.replace(KEY, OTHER, a_record(ended_at), at=ended_at, until=ended_at + 1.0)
+    else:
+        await store.end([KEY], at=ended_at, until=ended_at + 1.0)
+    assert (await held(store, KEY, ended_at)).expires_at >= round(ended_at + IDLE, 3)
+    await store.cleanup(at=round(ended_at + IDLE - 0.001, 3))
+    assert (await held(store, KEY, round(ended_at + IDLE - 0.001, 3))).gone
+
+
+@driven
+async def test_a_tombstone_is_kept_as_long_as_it_was_asked_to_be(store: Subject) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    await store.end([KEY, OTHER], at=at, until=round(at + 2 * IDLE, 3))
+    for name in (KEY, OTHER):
+        assert (await held(store, name, at)).expires_at == round(at + 2 * IDLE, 3)
+
+
+@driven
+async def test_records_of_a_name_at_an_identity_provider_are_the_live_ones(store: Subject) -> None:
+    at = now()
+    first = a_record(at, user_id="ada", sid="s1 ✓ @:{}*")
+    version = await store.create(KEY, first)
+    await store.create(OTHER, a_record(at, user_id="bob", sid=first.sid, idle=10.0))
+    await store.create(THIRD, a_record(at, user_id="ada", sid="s2"))
+    await store.create(key("ended"), a_record(at, sid=first.sid))
+    await store.create(key("none"), a_record(at, user_id=first.sid))
+    await store.end([key("ended")], at=at, until=at + IDLE)
+    assert set(await store.records_of(first.sid, at=at, by="sid")) == {KEY, OTHER}
+    assert await store.records_of(first.sid, at=at + 10.0, by="sid") == {KEY: first.born(version)}
+    assert set(await store.records_of("s2", at=at, by="sid")) == {THIRD}
+    for nobody in ("", "ada", "s3"):
+        assert await store.records_of(nobody, at=at, by="sid") == {}
+    assert set(await store.records_of("ada", at=at, by="user")) == {KEY, THIRD}
+
+
+@driven
+async def test_a_session_is_listed_by_its_sid_from_wherever_it_comes(store: Subject) -> None:
+    at = now()
+    await store.merge(KEY, written_by(at, Version(1, 0), a="1").replace(sid="s1"))
+    await store.replace(OTHER, THIRD, a_record(at, sid="s1"), at=at, until=at + IDLE)
+    assert set(await store.records_of("s1", at=at, by="sid")) == {KEY, THIRD}
+    await store.replace(KEY, key("new"), a_record(at, sid="s1"), at=at, until=at + IDLE)
+    await store.merge(THIRD, a_tombstone(at))
+    assert set(await store.records_of("s1", at=at, by="sid")) == {key("new")}
+
+
+# -- what nobody may have written since --------------------------------------------------------------------------------
+
+
+async def stamps(store: Subject, at: float) -> dict[str, Version]:
+    """The stamps of all fields that are stored, or remembered as deleted."""
+    return {name: item.stamp for name, item in (await held(store, KEY, at)).fields.items()}
+
+
+async def told(store: Subject, at: float, **options: Any) -> Any:
+    """What became of an update of the record as it is now."""
+    return await store.update(KEY, a_delta(at, base=(await held(store, KEY, at)).version, **options))
+
+
+@driven
+async def test_a_field_that_was_expected_to_stay_and_did_is_written(store: Subject) -> None:
+    at = now()
+    await store.create(KEY, a_record(at, fields={"a": "1", "b": "1", "läng ñame: 1.2": "1"}))
+    expected = await stamps(store, at)
+    del expected["b"]
+    await told(store, at, put={"b": "2"})
+    written = await told(store, at, put={"a": "3"}, expected=expected)
+    assert (written.refused, written.conflict) == (False, ())
+    assert written.version == (await held(store, KEY, at)).version
+    assert (await held(store, KEY, at)).values == {"a": "3", "b": "2", "läng ñame: 1.2": "1"}
+
+
+@driven
+async def test_an_update_is_refused_where_another_has_written_what_was_to_stay(store: Subject) -> None:
+    at = now()
+    names = "a", "b", "läng ñame: 1.2", "d"
+    await store.create(KEY, a_record(at, fields=dict.fromkeys(names, "1")))
+    expected = await stamps(store, at)
+    await told(store, at, put={"a": "2", "läng ñame: 1.2": "2"})
+    before = await held(store, KEY, at)
+    written = await told(store, at + 5.0, put={"a": "3", "e": "3"}, drop=("d",), forget=("b",), expected=expected)
+    assert set(written.conflict) == {"a", "läng ñame: 1.2"}
+    assert (written.refused, written.gone, written.unlocked) == (True, False, False)
+    assert await held(store, KEY, at) == before
+
+
+@driven
+async def test_an_update_is_refused_where_a_field_has_come_or_gone_since(store: Subject) -> None:
+    at = now()
+    await store.create(KEY, a_record(at, fields={"dropped": "1", "forgotten": "1", "stays": "1"}))
+    expected = {**await stamps(store, at), "new": Version(), "dropped when new": Version()}
+    await told(store, at, put={"new": "1", "dropped when new": "1"}, drop=("dropped", "forgotten"))
+    await told(store, at, drop=("dropped when new",), forget=("forgotten",))
+    before = await held(store, KEY, at)
+    written = await told(store, at, put={"a": "2"}, expected=expected)
+    assert set(written.conflict) == expected.keys() - {"stays"}
+    assert await held(store, KEY, at) == before
+
+
+@driven
+async def test_where_a_field_never_was_none_is_expected(store: Subject) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    assert not (await told(store, at, put={"n": "1"}, expected={"n": Version(), "m": Version()})).refused
+    assert (await told(store, at, put={"n": "2"}, expected={"n": Version()})).conflict == ("n",)
+    assert (await held(store, KEY, at)).values == {"a": "1", "n": "1"}
+
+
+@driven
+async def test_a_field_that_was_deleted_may_be_expected_to_stay_so(store: Subject) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    await told(store, at, drop=("a",))
+    assert not (await told(store, at, put={"b": "1"}, expected=await stamps(store, at))).refused
+    assert (await told(store, at, put={"b": "2"}, expected={"a": Version()})).conflict == ("a",)
+
+
+@driven
+async def test_a_repeat_of_an_update_that_was_written_is_no_conflict(store: Subject) -> None:
+    at = now()
+    version = await store.create(KEY, a_record(at, fields={"a": "1", "b": "1"}))
+    expected = {**await stamps(store, at), "n": Version()}
+    delta = a_delta(at, base=version, put={"a": "2", "n": "2"}, drop=("b",), expected=expected)
+    for _ in range(2):
+        assert not (await store.update(KEY, delta)).refused
+        assert (await held(store, KEY, at)).values == {"a": "2", "n": "2"}
+
+
+@driven
+async def test_of_many_who_expect_the_same_field_to_stay_one_is_written(store: Subject) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    loaded = await held(store, KEY, at)
+    expected = await stamps(store, at)
+
+    async def write(number: int) -> Any:
+        return await store.update(KEY, a_delta(at, loaded=loaded, put={"a": str(number)}, expected=expected))
+
+    written = await store.together([partial(write, number) for number in range(6)])
+    assert sorted(each.conflict for each in written) == [(), *[("a",)] * 5]
+    winner = [each.refused for each in written].index(False)
+    assert (await held(store, KEY, at)).values == {"a": str(winner)}
+
+
+@driven
+async def test_what_was_expected_of_a_session_that_is_over_does_not_matter(store: Subject) -> None:
+    at = now()
+    expected = {"a": Version(7, 7)}
+    assert await store.update(KEY, a_delta(at, put={"a": "2"}, expected=expected)) is None
+    await store.create(KEY, a_record(at))
+    assert await store.update(KEY, a_delta(at + IDLE, put={"a": "2"}, expected=expected)) is None
+    await store.end([KEY], at=at, until=at + IDLE)
+    written = await store.update(KEY, a_delta(at, put={"a": "2"}, expected=expected))
+    assert (written.gone, written.conflict) == (True, ())
+
+
+# -- places ------------------------------------------------------------------------------------------------------------
+
+
+def reserving(store: Subject, name: str, *, at: float, **options: Any) -> Coroutine[Any, Any, list[str]]:
+    """Reserve one of two places of Ada's."""
+    user = options.pop("user", "ada")
+    return store.reserve(user, name, at=at, **{"limit": 2, "deny": False, **options})
+
+
+async def is_denied(store: Subject, name: str, *, at: float, **options: Any) -> bool:
+    """Whether all places are taken, for those who would drive nobody out."""
+    try:
+        assert await reserving(store, name, at=at, deny=True, **options) == []
+    except SessionLimitReached:
+        return True
+    return False
+
+
+@driven
+async def test_places_are_given_out_until_all_are_taken(store: Subject) -> None:
+    at = now()
+    for name in (KEY, OTHER):
+        assert await reserving(store, name, at=at, deny=True) == []
+        await store.create(name, a_record(at, user_id="ada"))
+    with pytest.raises(SessionLimitReached) as raised:
+        await reserving(store, THIRD, at=at, deny=True)
+    assert not any(word in str(raised.value) for word in ("ada", KEY, OTHER, THIRD))
+    assert not await is_denied(store, THIRD, at=at, limit=3)
+
+
+@driven
+async def test_who_is_denied_takes_no_place_and_drives_nobody_out(store: Subject) -> None:
+    at = now()
+    for name in (KEY, OTHER):
+        await store.create(name, a_record(at, user_id="ada"))
+    for _ in range(3):
+        assert await is_denied(store, THIRD, at=at)
+    assert set(await store.records_of("ada", at=at)) == {KEY, OTHER}
+    await store.end([KEY], at=at, until=at + IDLE)
+    assert not await is_denied(store, key("new"), at=at)
+
+
+@driven
+async def test_where_all_places_are_taken_whoever_ends_first_has_to_leave(store: Subject) -> None:
+    at = now()
+    for name, idle in ((KEY, 300.0), (OTHER, 100.0), (THIRD, 200.0)):
+        await store.create(name, a_record(at, user_id="ada", idle=idle))
+    assert await reserving(store, key("new"), at=at, limit=4) == []
+    assert await reserving(store, key("new"), at=at, limit=3) == [OTHER]
+    assert set(await reserving(store, key("new"), at=at, limit=2)) == {OTHER, THIRD}
+    assert set(await reserving(store, key("new"), at=at, limit=1)) == {OTHER, THIRD, KEY}
+    assert len(await store.records_of("ada", at=at)) == 3, "who has lost a place lives until the caller ends it"
+
+
+@driven
+async def test_a_session_that_was_used_later_stays_longer(store: Subject) -> None:
+    at = now()
+    for name in (KEY, OTHER):
+        await store.create(name, a_record(at, user_id="ada"))
+    await store.load(KEY, at=at + 100.0, refresh=60.0)
+    await store.after_response()
+    assert await reserving(store, THIRD, at=at + 100.0) == [OTHER]
+
+
+@driven
+async def test_a_place_is_taken_before_its_session_is_stored_and_not_twice_afterwards(store: Subject) -> None:
+    at = now()
+    assert await reserving(store, KEY, at=at, deny=True) == []
+    assert await is_denied(store, THIRD, at=at, limit=1)
+    await store.create(KEY, a_record(at, user_id="ada"))
+    assert not await is_denied(store, OTHER, at=at)
+    assert await is_denied(store, THIRD, at=at)
+
+
+@driven
+async def test_a_place_that_is_not_used_is_free_again(store: Subject) -> None:
+    at = now()
+    assert await reserving(store, KEY, at=at, limit=1) == []
+    assert await is_denied(store, OTHER, at=round(at + RESERVED_FOR - 0.001, 3), limit=1)
+    assert not await is_denied(store, OTHER, at=round(at + RESERVED_FOR, 3), limit=1)
+
+
+@driven
+async def test_a_place_is_kept_from_the_last_time_that_it_was_asked_for(store: Subject) -> None:
+    at = now()
+    for seconds in (0.0, 5.0):
+        assert await reserving(store, KEY, at=at + seconds, limit=1, deny=True) == []
+    assert await is_denied(store, OTHER, at=at + RESERVED_FOR, limit=1)
+
+
+@driven
+async def test_a_session_has_to_leave_before_one_that_is_about_to_be_stored(store: Subject) -> None:
+    at = now()
+    await store.create(KEY, a_record(at, user_id="ada"))
+    await reserving(store, OTHER, at=at)
+    assert await reserving(store, THIRD, at=at + 1.0) == [KEY]
+    await store.end([KEY], at=at + 1.0, until=at + IDLE)
+    assert await reserving(store, key("new"), at=at + 2.0) == [OTHER], "and of those the one that has waited longest"
+
+
+@driven
+async def test_a_session_that_lost_its_place_before_it_was_stored_cannot_be_stored(store: Subject) -> None:
+    at = now()
+    await reserving(store, KEY, at=at, limit=1)
+    lost = await reserving(store, OTHER, at=at, limit=1)
+    assert lost == [KEY]
+    await store.end(lost, at=at, until=at + IDLE)
+    with pytest.raises(SessionExists):
+        await store.create(KEY, a_record(at, user_id="ada"))
+    await store.create(OTHER, a_record(at, user_id="ada"))
+    assert set(await store.records_of("ada", at=at)) == {OTHER}
+    assert not await is_denied(store, THIRD, at=at), "what has been ended takes no place"
+
+
+@driven
+async def test_a_place_that_is_asked_for_again_is_the_same_place(store: Subject) -> None:
+    at = now()
+    await store.create(KEY, a_record(at, user_id="ada"))
+    for _ in range(3):
+        assert await reserving(store, OTHER, at=at, limit=1) == [KEY]
+    assert await reserving(store, KEY, at=at, limit=1, deny=False) != [KEY], "nobody drives itself out"
+
+
+@driven
+async def test_sessions_that_are_over_take_no_place(store: Subject) -> None:
+    at = now()
+    await store.create(KEY, a_record(at, user_id="ada", idle=5.0))
+    await store.create(OTHER, a_record(at, user_id="ada"))
+    assert await is_denied(store, THIRD, at=round(at + 4.999, 3))
+    assert not await is_denied(store, THIRD, at=at + 5.0)
+    await store.end([OTHER], at=at, until=at + IDLE)
+    assert not await is_denied(store, key("new"), at=at + 5.0)
+
+
+@driven
+async def test_a_session_that_was_replaced_has_left_its_place_to_the_other_one(store: Subject) -> None:
+    at = now()
+    await store.create(KEY, a_record(at, user_id="ada"))
+    await store.replace(KEY, OTHER, a_record(at, user_id="ada"), at=at, until=at + IDLE)
+    assert not await is_denied(store, THIRD, at=at)
+    assert await is_denied(store, key("new"), at=at)
+
+
+@driven
+async def test_each_user_has_places_of_its_own(store: Subject) -> None:
+    at = now()
+    for name, user in ((KEY, "ada"), (OTHER, "bob"), (key("anon"), None)):
+        await store.create(name, a_record(at, user_id=user))
+    assert not await is_denied(store, THIRD, at=at)
+    assert await is_denied(store, key("new"), at=at)
+    assert not await is_denied(store, key("newer"), at=at, user="bob")
+
+
+@driven
+async def test_a_place_is_no_session(store: Subject) -> None:
+    at = now()
+    await reserving(store, KEY, at=at)
+    assert await store.records_of("ada", at=at) == {}
+    stats = await store.stats(at=at)
+    assert (stats.active, stats.users) == (0, 0)
+    assert await store.end([], user_id="ada", at=at, until=at + IDLE) == []
+    assert await store.cleanup(at=at) == 0
+    await store.create(OTHER, a_record(at, user_id="ada"))
+    assert set(await store.records_of("ada", at=at)) == {OTHER}
+    assert await is_denied(store, THIRD, at=at), "it was kept all the while"
+    assert await store.create(KEY, a_record(at, user_id="ada"))
+
+
+@driven
+async def test_who_has_lost_a_place_counts_no_more_and_is_named_again_when_nobody_has_ended_it(store: Subject) -> None:
+    at = now()
+    await store.create(KEY, a_record(at, user_id="ada", idle=100.0))
+    await store.create(OTHER, a_record(at, user_id="ada"))
+    reserving = partial(store.reserve, "ada", limit=2, deny=False)
+    assert await reserving(key("n1"), at=at) == [KEY]
+    assert await reserving(key("n1"), at=at) == [KEY], "a repeat names the same"
+    assert await reserving(key("n2"), at=at + 0.5) == [OTHER]
+    assert set(await reserving(key("n3"), at=at + 0.5 + ENDED_WITHIN)) == {KEY, OTHER, key("n1")}
+
+
+@pytest.mark.parametrize("taken", [0, 3])
+@driven
+async def test_however_many_log_in_at_once_no_more_stay_than_there_are_places(store: Subject, taken: int) -> None:
+    at = now()
+    living = [key(f"old{number}") for number in range(taken)]
+    for name in living:
+        await store.create(name, a_record(at, user_id="ada"))
+    names = [key(f"n{number}") for number in range(50)]
+    answers = await store.together([partial(reserving, store, name, at=at, limit=3) for name in names])
+    lost = {name for answer in answers for name in answer}
+    assert lost >= set(living)
+    assert len({*names} - lost) == 3
+
+
+@driven
+async def test_however_many_log_in_at_once_no_more_are_let_in_than_there_are_places(store: Subject) -> None:
+    at = now()
+    names = [key(f"n{number}") for number in range(12)]
+    answers = await store.together([partial(reserving, store, name, at=at, limit=3, deny=True) for name in names])
+    assert [answer for answer in answers if not isinstance(answer, SessionLimitReached)] == [[]] * 3
+
+
+# -- cut off -----------------------------------------------------------------------------------------------------------
+
+
+@driven
+async def test_who_is_cut_off_has_no_session_left(store: Subject) -> None:
+    at = now()
+    for name, user in ((KEY, "ada"), (OTHER, "ada"), (THIRD, "bob"), (key("anon"), None)):
+        await store.create(name, a_record(at, user_id=user))
+    assert sorted(await store.cut_off("ada", at=at, until=at + IDLE)) == sorted([KEY, OTHER])
+    assert await store.records_of("ada", at=at) == {}
+    lives = [not is_over(await held(store, name, at)) for name in (KEY, OTHER, THIRD, key("anon"))]
+    assert lives == [False, False, True, True]
+    assert [(await held(store, name, at)).successor for name in (KEY, OTHER)] == ["", ""]
+
+
+@driven
+async def test_who_is_cut_off_may_log_in_again(store: Subject) -> None:
+    at = now()
+    await store.create(KEY, a_record(at, user_id="ada"))
+    await store.cut_off("ada", at=at, until=at + IDLE)
+    await store.create(OTHER, a_record(at + 1.0, user_id="ada"))
+    assert set(await store.records_of("ada", at=at + 1.0)) == {OTHER}
+    assert await store.cut_off("nobody", at=at, until=at + IDLE) == []
+
+
+# -- lock --------------------------------------------------------------------------------------------------------------
+
+
+def locking(store: Subject, word: str, at: float, *, seconds: float = 5.0) -> Coroutine[Any, Any, Any]:
+    """Try to lock the session for so many seconds."""
+    return store.lock(KEY, word, at=at, until=round(at + seconds, 3))
+
+
+@driven
+async def test_a_lock_is_given_to_one_at_a_time(store: Subject) -> None:
+    at = now()
+    for name in (KEY, OTHER):
+        await store.create(name, a_record(at))
+    fence = await locking(store, "one", at)
+    assert fence.store == getattr(store.raw, "primary", store.raw).name
+    assert await locking(store, "two", at) is None
+    await store.unlock(KEY, fence)
+    assert await locking(store, "two", at) is not None
+    assert await store.lock(OTHER, "three", at=at, until=at + 5.0) is not None, "each session has its own"
+
+
+@driven
+async def test_each_lock_has_a_higher_number_than_any_before_it(store: Subject) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    fences = []
+    for number in range(5):
+        fences.append(await locking(store, f"word{number}", at))
+        await store.unlock(KEY, fences[-1])
+    fences += [await locking(store, f"late{number}", at + 5.0 * number) for number in range(3)]  # none is given back
+    numbers = [fence.number for fence in fences]
+    assert numbers == sorted(set(numbers))
+    assert numbers[0] > 0
+
+
+@driven
+async def test_a_repeat_with_the_same_word_gets_the_same_fence(store: Subject) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    fence = await locking(store, "one", at)
+    assert await locking(store, "one", at + 4.0) == fence
+    assert await locking(store, "two", at + 8.0) is None, "held for as long as the repeat asked for"
+    assert await locking(store, "two", at + 9.0) != fence
+
+
+@driven
+async def test_a_lock_that_is_not_given_back_is_free_when_its_time_is_over(store: Subject) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    await locking(store, "one", at)
+    assert await locking(store, "two", round(at + 4.999, 3)) is None
+    assert await locking(store, "two", at + 5.0) is not None
+
+
+@driven
+async def test_a_lock_that_is_somebody_elses_is_not_given_back(store: Subject) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    old = await locking(store, "one", at)
+    held_now = await locking(store, "two", at + 5.0)
+    await store.unlock(KEY, old)
+    await store.unlock(KEY, Fence("elsewhere", held_now.number))
+    assert await locking(store, "three", at + 6.0) is None
+    await store.unlock(KEY, held_now)
+    await store.unlock(KEY, held_now)
+    assert await locking(store, "three", at + 6.0) is not None
+
+
+@driven
+async def test_giving_back_what_nobody_has_leaves_nothing(store: Subject) -> None:
+    at = now()
+    await store.unlock(KEY, Fence(store.raw.name, 1))
+    assert await held(store, KEY, at) is None
+    await store.create(KEY, a_record(at))
+    await store.unlock(KEY, Fence(store.raw.name, 1))
+    assert await locking(store, "one", at) is not None
+
+
+@driven
+async def test_there_is_no_lock_without_a_live_session(store: Subject) -> None:
+    at = now()
+    assert await locking(store, "one", at) is None
+    assert await held(store, KEY, at) is None
+    await store.create(KEY, a_record(at))
+    assert await locking(store, "one", at + IDLE) is None
+    assert await locking(store, "one", at) is not None
+    await store.end([KEY], at=at, until=at + IDLE)
+    for word in ("one", "two"):
+        assert await locking(store, word, at) is None
+    assert (await held(store, KEY, at)).gone
+
+
+@driven
+async def test_a_lock_is_no_part_of_the_record_and_survives_its_writes(store: Subject) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    before = await held(store, KEY, at)
+    await locking(store, "one", at)
+    record = await held(store, KEY, at)
+    assert record == before
+    assert before.contains(record)
+    await told(store, at, put={"b": "2"}, drop=("a",))
+    await store.load(KEY, at=at + 1.0, refresh=0.5)
+    await store.after_response()
+    assert await locking(store, "two", at + 2.0) is None
+
+
+@pytest.mark.parametrize("store", [*PRIMARIES, *SECONDARIES], indirect=True)
+@driven
+async def test_a_lock_survives_what_is_merged_in(store: Subject) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    fence = await locking(store, "one", at)
+    await store.merge(KEY, written_by(at, Version(5, 5), c="3"))
+    assert await locking(store, "two", at) is None
+    assert not (await told(store, at, put={"a": "2"}, fence=fence)).refused
+
+
+@driven
+async def test_of_many_who_want_a_lock_at_once_one_gets_it(store: Subject) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    fences = await store.together([partial(locking, store, f"word{number}", at) for number in range(8)])
+    assert len([fence for fence in fences if fence is not None]) == 1
+
+
+@driven
+async def test_who_holds_the_lock_may_write(store: Subject) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    fence = await locking(store, "one", at)
+    for seconds in (0.0, 4.999):
+        written = await told(store, round(at + seconds, 3), put={"b": str(seconds)}, fence=fence)
+        assert not written.refused
+    assert (await held(store, KEY, at)).values == {"a": "1", "b": "4.999"}
+    assert not (await told(store, at, put={"b": "1"})).refused, "who needs no lock asks for none"
+
+
+@pytest.mark.parametrize(
+    "lost", ["expired", "taken", "given back", "of another store", "never held", "of an old number"]
+)
+@driven
+async def test_who_has_lost_the_lock_writes_nothing(store: Subject, lost: str) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    fence = Fence(getattr(store.raw, "primary", store.raw).name, 1)
+    written_at = at + 5.0 if lost in ("expired", "taken") else at
+    if lost != "never held":
+        fence = await locking(store, "one", at)
+    if lost == "taken":
+        await locking(store, "two", at + 5.0)
+    if lost == "given back":
+        await store.unlock(KEY, fence)
+    if lost == "of another store":
+        fence = Fence("elsewhere", fence.number)
+    if lost == "of an old number":
+        fence = Fence(fence.store, fence.number - 1)
+    before = await held(store, KEY, at)
+    written = await told(store, written_at, put={"b": "2"}, fence=fence)
+    assert (written.unlocked, written.refused, written.gone, written.conflict) == (True, True, False, ())
+    assert await held(store, KEY, at) == before
+
+
+@driven
+async def test_who_holds_the_lock_may_expect_a_field_to_stay_too(store: Subject) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    fence, expected = await locking(store, "one", at), await stamps(store, at)
+    assert not (await told(store, at, put={"a": "2"}, fence=fence, expected=expected)).refused
+    assert (await told(store, at, put={"a": "3"}, fence=fence, expected=expected)).conflict == ("a",)
+    assert (await told(store, at + 5.0, put={"a": "3"}, fence=fence, expected=expected)).unlocked
+    assert (await held(store, KEY, at)).values == {"a": "2"}
+
+
+@driven
+async def test_the_lock_of_a_session_that_is_over_does_not_matter(store: Subject) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    fence = await locking(store, "one", at)
+    await store.end([KEY], at=at, until=at + IDLE)
+    written = await store.update(KEY, a_delta(at, put={"a": "2"}, fence=fence))
+    assert (written.gone, written.unlocked) == (True, False)
+    assert await store.update(OTHER, a_delta(at, put={"a": "2"}, fence=fence)) is None
+
+
 # -- as a primary ------------------------------------------------------------------------------------------------------
 
 ONE, TWO = "0f1e2d3c4b5a6978", "8796a5b4c3d2e1f0"
@@ -722,6 +1408,10 @@ FENCED: dict[str, Call] = {
     "fill": lambda view, at: view.fill(KEY, a_record(at).born(Version(1, 0))),
     "fill with a tombstone": lambda view, at: view.fill(KEY, a_tombstone(at)),
     "unconfirmed": lambda view, _: view.unconfirmed(limit=10),
+    "reserve": lambda view, at: view.reserve("ada", THIRD, limit=1, deny=False, at=at),
+    "cut off": lambda view, at: view.cut_off("ada", at=at, until=at + IDLE),
+    "cut off of nobody": lambda view, at: view.cut_off("nobody", at=at, until=at + IDLE),
+    "lock": lambda view, at: view.lock(KEY, "word", at=at, until=at + 5.0),
 }
 
 
@@ -752,7 +1442,8 @@ async def test_a_write_under_an_epoch_that_is_missing_changes_no_record(store: S
     at = now()
     await store.create(KEY, a_record(at))
     before, view = await store.peek(KEY), under(store, ONE)
-    for name in ("find", "create", "update", "replace", "end", "fill", "fill with a tombstone"):
+    changing = "find", "create", "update", "replace", "end", "fill", "fill with a tombstone", "cut off", "lock"
+    for name in changing:
         with pytest.raises(EpochMissing):
             await FENCED[name](view, at + 100.0)
     assert await store.peek(KEY) == before
@@ -1134,6 +1825,68 @@ async def test_a_session_that_is_ended_where_only_a_lease_is_leaves_a_tombstone(
     assert (await view.peek(KEY)).gone
 
 
+# -- what is asked for beside a write
+
+
+@as_primary
+@driven
+async def test_a_copy_that_may_not_be_written_to_says_nothing_of_what_was_expected(store: Subject) -> None:
+    at = now()
+    first, second = await installed(store, ONE), await installed(store, TWO)
+    version = await first.create(KEY, a_record(at))
+    guards: dict[str, Any] = {"expected": {"a": Version(7, 7)}, "fence": Fence(store.raw.name, 1)}
+    assert await second.update(KEY, a_delta(at, base=version, put={"a": "2"}, **guards)) is None
+    assert await first.update(KEY, a_delta(at, base=Version(0, 9), put={"a": "2"}, **guards)) is None
+    assert (await first.update(KEY, a_delta(at, base=version, put={"a": "2"}, **guards))).unlocked
+
+
+@as_primary
+@driven
+async def test_an_update_that_is_refused_under_an_epoch_leaves_the_copy_as_it_was(store: Subject) -> None:
+    at, view = now(), await installed(store)
+    version = await view.create(KEY, record := a_record(at))
+    assert (await view.update(KEY, a_delta(at, base=version, put={"a": "2"}, expected={"a": Version()}))).conflict
+    assert (await found(view, KEY, at)).record == record.born(version)
+
+
+@as_primary
+@driven
+async def test_a_lock_holds_under_every_epoch_that_is_installed(store: Subject) -> None:
+    at = now()
+    first, second = await installed(store, ONE), await installed(store, TWO)
+    version = await first.create(KEY, a_record(at))
+    fence = await locking(first, "one", at)
+    assert fence is not None
+    assert await locking(second, "two", at) is None
+    assert not (await first.update(KEY, a_delta(at, base=version, put={"a": "2"}, fence=fence))).refused
+    await first.unlock(KEY, fence)
+    assert await locking(first, "two", at) is not None
+
+
+@as_primary
+@driven
+async def test_what_is_filled_in_comes_with_its_names_and_its_successor(store: Subject) -> None:
+    at, view = now(), await installed(store)
+    row = written_by(at, Version(3, 4), a="1").replace(user_id="ada", sid="s1", origin=an_origin(at))
+    assert await view.fill(KEY, row, lease=(await found(view, KEY, at)).lease) == row
+    assert (await found(view, KEY, at)).record == await view.peek(KEY) == row
+    assert set(await view.records_of("s1", at=at, by="sid")) == {KEY}
+    replaced = a_tombstone(at).replace(successor=THIRD)
+    assert await view.fill(OTHER, replaced) == await view.peek(OTHER) == replaced
+    assert (await found(view, OTHER, at)).record == replaced
+
+
+@as_primary
+@driven
+async def test_places_are_the_same_under_every_epoch_that_is_installed(store: Subject) -> None:
+    at = now()
+    first, second = await installed(store, ONE), await installed(store, TWO)
+    await first.create(KEY, a_record(at, user_id="ada"))
+    assert await reserving(first, OTHER, at=at) == []
+    assert await reserving(second, THIRD, at=at) == [KEY]
+    assert await is_denied(store, key("new"), at=at)
+
+
 # -- what is due
 
 
@@ -1498,6 +2251,99 @@ async def test_of_a_replacement_the_tombstone_is_owed_where_that_is_asked_for(st
     assert set(await owed_to(store)) == {KEY}
 
 
+# -- what is asked for beside a write
+
+
+@as_secondary
+@driven
+async def test_a_write_is_not_taken_over_where_another_has_written_what_was_to_stay(store: Subject) -> None:
+    at = now()
+    await store.merge(KEY, written_by(at, Version(2, 1), a="row", b="row"))
+    loaded = written_by(at, Version(1, 4), a="copy", c="copy")
+    expected = {"a": Version(1, 4), "b": Version(), "c": Version(1, 4), "d": Version()}
+    refused = await store.take_over(KEY, a_delta(at, loaded=loaded, put={"a": "3"}, expected=expected))
+    assert set(refused.conflict) == {"a", "b"}
+    assert refused.refused
+    assert (await held(store, KEY, at)).values.get("a") == "row"
+    assert await owed_to(store) == {}
+    expected = {"a": Version(2, 1), "c": Version(1, 4), "d": Version()}
+    written = await store.take_over(KEY, a_delta(at, loaded=loaded, put={"a": "3"}, expected=expected))
+    assert not written.refused
+    assert (await held(store, KEY, at)).values == {"a": "3", "b": "row", "c": "copy"}
+
+
+@as_secondary
+@driven
+async def test_a_write_is_taken_over_while_its_lock_is_held_here(store: Subject) -> None:
+    at = now()
+    version = await store.create(KEY, a_record(at))
+    fence = await locking(store, "one", at)
+    for lost in (Fence("elsewhere", fence.number), Fence(fence.store, fence.number + 1)):
+        assert (await store.take_over(KEY, a_delta(at, base=version, put={"a": "2"}, fence=lost))).unlocked
+    assert (await store.take_over(KEY, a_delta(at + 5.0, base=version, put={"a": "2"}, fence=fence))).unlocked
+    assert await owed_to(store) == {}
+    assert not (await store.take_over(KEY, a_delta(at, base=version, put={"a": "2"}, fence=fence))).refused
+    assert (await held(store, KEY, at)).values == {"a": "2"}
+
+
+@as_secondary
+@driven
+async def test_a_mirrored_copy_comes_with_its_names_and_its_successor(store: Subject) -> None:
+    at = now()
+    copy = written_by(at, Version(0, 3), a="1").replace(user_id="ada", sid="s1", origin=an_origin(at))
+    await store.mirror(KEY, copy)
+    assert await held(store, KEY, at) == copy
+    assert set(await store.records_of("s1", at=at, by="sid")) == {KEY}
+    replaced = a_tombstone(at, Version(0, 4)).replace(successor=THIRD)
+    for name in (KEY, OTHER):
+        assert (await store.mirror(name, replaced)).successor == THIRD
+        assert (await held(store, name, at)).successor == THIRD
+    await store.owe({THIRD: copy, key("new"): replaced})
+    assert {name: (each.sid, each.successor) for name, each in (await owed_to(store)).items()} == {
+        KEY: (None, THIRD),
+        THIRD: ("s1", ""),
+        key("new"): (None, THIRD),
+    }
+
+
+@as_secondary
+@driven
+async def test_the_tombstone_of_a_replaced_session_is_owed_with_its_successor(store: Subject) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    await store.replace(KEY, OTHER, a_record(at), at=at, until=at + IDLE, dirty=True)
+    assert (await owed_to(store))[KEY].successor == OTHER
+
+
+# -- cut off
+
+
+@as_secondary
+@driven
+async def test_a_cut_off_is_owed_and_every_poll_counts_it(store: Subject) -> None:
+    at = now()
+    assert (await store.poll()).cut_offs == 0
+    await store.create(KEY, a_record(at, user_id="ada"))
+    await store.cut_off("ada", at=at, until=at + IDLE, dirty=True)
+    assert set(await owed_to(store)) == {KEY}
+    assert (await store.poll()).cut_offs == 1
+    await store.cut_off("nobody", at=at, until=at + IDLE)
+    assert (await store.poll()).cut_offs == 2
+
+
+@as_secondary
+@driven
+async def test_who_was_cut_off_since_is_told_with_the_time(store: Subject) -> None:
+    at = now()
+    users = "ada", "bob ✓ @:{}*", "ada", "eve"
+    for number, user in enumerate(users):
+        await store.cut_off(user, at=round(at + number, 3), until=at + IDLE)
+    assert await store.cut_offs(after=0) == {"ada": at + 2.0, "bob ✓ @:{}*": at + 1.0, "eve": at + 3.0}
+    assert await store.cut_offs(after=2) == {"ada": at + 2.0, "eve": at + 3.0}
+    assert await store.cut_offs(after=3) == {"eve": at + 3.0}
+    assert await store.cut_offs(after=4) == {}
+
+
 # -- mirror
 
 
@@ -1788,3 +2634,18 @@ async def test_neither_cleanup_nor_stats_take_an_epoch_for_a_session(store: Subj
     assert await store.cleanup(at=at + 1e6) == 0
     assert (await store.stats(at=at)).active == 0
     assert (await store.poll()).epoch == "one"
+
+
+# -- a sample ----------------------------------------------------------------------------------------------------------
+
+
+@driven
+async def test_a_sample_is_a_live_record_with_values_and_its_key(store: Subject) -> None:
+    at = now()
+    assert await store.sample(at=at) is None
+    await store.create(KEY, a_record(at, fields={}))
+    await store.end([OTHER], at=at, until=at + IDLE)
+    assert await store.sample(at=at) is None
+    await store.create(THIRD, a_record(at))
+    name, record = await store.sample(at=at)
+    assert (name, record.values) == (THIRD, {"a": "1"})

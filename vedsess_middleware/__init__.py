@@ -9,6 +9,7 @@ app = SessionMiddleware(app, secret_key=..., redis_url="redis://localhost:6379/0
 from vedsess_middleware.codec import Codec, JsonCodec
 from vedsess_middleware.concurrency import run_blocking
 from vedsess_middleware.errors import (
+    CommitRefused,
     ConfigurationError,
     CorruptRecord,
     EpochMissing,
@@ -16,10 +17,12 @@ from vedsess_middleware.errors import (
     SerializationError,
     SessionError,
     SessionExists,
+    SessionLimitReached,
     SessionTooLarge,
     StoreError,
     StoreMisconfigured,
     StoreUnavailable,
+    WriteConflict,
 )
 from vedsess_middleware.manager import SessionInfo, SessionManager
 from vedsess_middleware.request import RequestInfo
@@ -28,6 +31,7 @@ from vedsess_middleware.settings import Settings
 
 __all__ = [
     "Codec",
+    "CommitRefused",
     "ConfigurationError",
     "CorruptRecord",
     "EpochMissing",
@@ -39,11 +43,13 @@ __all__ = [
     "SessionError",
     "SessionExists",
     "SessionInfo",
+    "SessionLimitReached",
     "SessionManager",
     "SessionTooLarge",
     "Settings",
     "StoreError",
     "StoreMisconfigured",
     "StoreUnavailable",
+    "WriteConflict",
     "run_blocking",
 ]

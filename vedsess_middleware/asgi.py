@@ -1,18 +1,19 @@
 """Sessions for any ASGI app: http and websocket."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vedsess_middleware.build import configured_manager
-from vedsess_middleware.errors import StoreError
+from vedsess_middleware.errors import CommitRefused, StoreError, StoreMisconfigured
 from vedsess_middleware.http import (
     CACHING,
-    UNAVAILABLE_BODY,
-    UNAVAILABLE_HEADERS,
-    UNAVAILABLE_STATUS,
+    CONFLICT,
+    UNAVAILABLE,
+    client_address,
     is_excluded,
     is_secure,
     session_headers,
@@ -21,13 +22,13 @@ from vedsess_middleware.manager import SessionManager
 from vedsess_middleware.request import RequestInfo
 from vedsess_middleware.session import Session, state_of
 from vedsess_middleware.settings import Settings
+from vedsess_middleware.sockets import SessionOver, Socket
 
 __all__ = ["SessionMiddleware"]
 
 _START = frozenset({"http.response.start", "websocket.http.response.start", "websocket.accept"})
 _END = frozenset({"http.response.body", "http.response.pathsend", "websocket.http.response.body"})
 _CACHING = frozenset(name.encode() for name in CACHING)
-_TRY_AGAIN_LATER = 1013
 
 
 class SessionMiddleware:
@@ -39,7 +40,8 @@ class SessionMiddleware:
     give a session that the app needed, the answer is a 503, whatever the app made of the error.
 
     On a websocket a cookie travels with the accept; `await session.save()` commits at once, and the close commits what
-    is left, unless the session has been ended.
+    is left, unless the session has been ended.  An open websocket asks the stores every `websocket_check` seconds, and
+    is closed with 1008 where its session is over.
 
     Args:
         app: any ASGI app.
@@ -57,21 +59,24 @@ class SessionMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
-        if kind == "lifespan" and self._owns_manager:
-            await self.app(scope, receive, self._closing(send))
+        if kind == "lifespan":
+            await self._live(scope, receive, send)
             return
         if kind not in ("http", "websocket") or self._is_excluded(scope):
             await self.app(scope, receive, send)
             return
-        session = self.manager.begin(_cookies(scope))
+        facts = partial(_request_info, scope, self.manager.settings.trusted_proxies)
+        session = self.manager.begin(_cookies(scope), facts)
         if not state_of(session).loaded:
             await self.manager.load(session)
         exchange = _Exchange(self.manager, session, scope, receive, send)
         try:
-            await self.app(exchange.scope, exchange.receive if kind == "websocket" else receive, exchange.send)
+            await self.app(exchange.scope, exchange.receive, exchange.send)
         except Exception as error:
             if not await exchange.replaces(error):
                 raise
+        finally:
+            exchange.stop()
         if exchange.has_work():
             await exchange.finish()
         state_of(session).save = None  # no cycle: all of this goes with the request
@@ -79,6 +84,16 @@ class SessionMiddleware:
     def _is_excluded(self, scope: Scope) -> bool:
         excluded = self.manager.settings.exclude
         return bool(excluded) and is_excluded(_path(scope), excluded)
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Start and end with the server; keys that do not fit to what is stored let nobody start."""
+        try:
+            await self.manager.check_keys()
+        except StoreMisconfigured as error:
+            await receive()
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await self.app(scope, receive, self._closing(send) if self._owns_manager else send)
 
     def _closing(self, send: Send) -> Send:
         async def closing(message: Message) -> None:
@@ -105,38 +120,43 @@ def _header(scope: Scope, wanted: bytes) -> str:
 
 def _request_info(scope: Scope, trusted_proxies: int) -> RequestInfo:
     client = scope.get("client")
-    proto = _header(scope, b"x-forwarded-proto") if trusted_proxies else None
+    proto = forwarded_for = None
+    if trusted_proxies:
+        proto, forwarded_for = _header(scope, b"x-forwarded-proto"), _header(scope, b"x-forwarded-for")
     return RequestInfo(
         path=_path(scope),
         method=scope.get("method", "WEBSOCKET"),
         secure=is_secure(scope.get("scheme", "http"), proto, trusted_proxies),
         user_agent=_header(scope, b"user-agent") or None,
-        ip_address=client[0] if client else None,
+        ip_address=client_address(client[0] if client else None, forwarded_for, trusted_proxies),
     )
 
 
 class _Exchange:
     """One request and its response, or one websocket."""
 
-    _left = _ended = _replaced = _disconnected = _server_error = False
+    _left = _ended = _replaced = _server_error = False
     _cookie: str | None = None
 
     def __init__(self, manager: SessionManager, session: Session, scope: Scope, receive: Receive, send: Send) -> None:
         self._manager, self._session, self._state = manager, session, state_of(session)
-        self._request, self._receive, self._send = scope, receive, send
+        self._request, self.receive, self._send = scope, receive, send
+        self._socket = Socket(manager, session, receive, send) if scope["type"] == "websocket" else None
+        if self._socket is not None:
+            self.receive, self._send = self._socket.receive, self._socket.send
         self.scope = {**scope, "session": session}
         self._state.save = self._save
+
+    def stop(self) -> None:
+        """The app receives no more."""
+        if self._socket is not None:
+            self._socket.stop()
 
     def has_work(self) -> bool:
         """Whether anything is left to be done, now that the app has returned."""
         return self._needs_commit() or (not self._ended and self._has_upkeep())
 
     # -- what the app calls ----------------------------------------------------------------------------------------
-
-    async def receive(self) -> Message:
-        message = await self._receive()
-        self._disconnected = self._disconnected or message["type"] == "websocket.disconnect"
-        return message
 
     async def send(self, message: Message) -> None:
         if self._replaced:
@@ -149,6 +169,8 @@ class _Exchange:
                 if self._state.refused:
                     await self._replace()
                     return
+            if self._state.outdated:
+                self._cookie = None
             self._left = True
             if self._state.accessed or self._cookie:
                 message = self._with_session_headers(message)
@@ -184,11 +206,13 @@ class _Exchange:
             await self._drop_changes()
 
     async def replaces(self, error: Exception) -> bool:
-        """Whether a 503 takes the place of what the app raised, for want of a session; if not, its changes go."""
-        if self._state.refused and not self._left:
+        """Whether an answer of ours takes the place of what the app raised; if not, its changes go."""
+        if isinstance(error, CommitRefused) and not self._left:
+            self._state.failure, self._state.refused = error, True
+        if (self._state.refused and not self._left) or isinstance(error, SessionOver):
             return True
         # A websocket ends by an exception when the browser leaves: that is no failure of the app.
-        if self._disconnected:
+        if self._socket is not None and self._socket.left:
             await self._commit_rest()
         else:
             await self._drop_changes()
@@ -208,6 +232,9 @@ class _Exchange:
             return await commit(self._session, self._info)
         except StoreError:
             return None  # where that means a 503, the manager has noted it
+        except CommitRefused as error:
+            self._state.failure, self._state.refused = error, True
+            return None
 
     async def _commit_rest(self) -> None:
         if self._server_error:
@@ -236,17 +263,18 @@ class _Exchange:
         return state.ticket is not None or state.failure is not None or state.touched
 
     async def _replace(self) -> None:
-        """Answer 503 in the app's place."""
+        """Answer in the app's place."""
         self._replaced = self._left = True
+        stand_in = CONFLICT if isinstance(self._state.failure, CommitRefused) else UNAVAILABLE
         prefix = ""
         if self._is_websocket:
             if "websocket.http.response" not in self._request.get("extensions", {}):
-                await self._send({"type": "websocket.close", "code": _TRY_AGAIN_LATER})
+                await self._send({"type": "websocket.close", "code": stand_in.close_code})
                 return
             prefix = "websocket."
-        headers = _encoded(UNAVAILABLE_HEADERS)
-        await self._send({"type": f"{prefix}http.response.start", "status": UNAVAILABLE_STATUS, "headers": headers})
-        body = b"" if self._request.get("method") == "HEAD" else UNAVAILABLE_BODY
+        headers = _encoded(stand_in.headers)
+        await self._send({"type": f"{prefix}http.response.start", "status": stand_in.code, "headers": headers})
+        body = b"" if self._request.get("method") == "HEAD" else stand_in.body
         await self._send({"type": f"{prefix}http.response.body", "body": body})
 
     def _with_session_headers(self, message: Message) -> Message:
@@ -271,7 +299,7 @@ class _Exchange:
         return _request_info(self._request, self._manager.settings.trusted_proxies)
 
 
-def _encoded(headers: list[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+def _encoded(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
     return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
 
 

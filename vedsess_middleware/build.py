@@ -34,7 +34,9 @@ def build_store(settings: Settings, *, is_async: bool, on_event: EventHook = log
     if settings.database_url is None:
         _logger.info("no database_url: sessions are kept in %s, which only this host can read", DEFAULT_DATABASE_URL)
     database_url = settings.database_url or DEFAULT_DATABASE_URL
-    sql = SQLStore.from_url(database_url, is_async=is_async, timeout=settings.sql_timeout)
+    sql = SQLStore.from_url(
+        database_url, is_async=is_async, timeout=settings.sql_timeout, longest_life=settings.longest_timeout
+    )
     if not settings.uses_redis or settings.redis_url is None:
         return sql
     redis = RedisStore.from_url(
@@ -43,7 +45,7 @@ def build_store(settings: Settings, *, is_async: bool, on_event: EventHook = log
         timeout=settings.redis_timeout,
         probe_timeout=settings.probe_timeout,
         prefix=settings.key_prefix,
-        longest_life=settings.absolute_timeout,
+        longest_life=settings.longest_timeout,
         on_event=on_event,
     )
     return FailoverStore(
@@ -52,6 +54,7 @@ def build_store(settings: Settings, *, is_async: bool, on_event: EventHook = log
         mirror=settings.mirror,
         idle_timeout=settings.idle_timeout,
         absolute_timeout=settings.absolute_timeout,
+        longest_life=settings.longest_timeout,
         on_event=on_event,
     )
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, TypeAlias, TypeVar, cast
 from weakref import WeakKeyDictionary, ref
 
-__all__ = ["Maybe", "PerLoop", "Wait", "in_time", "run_blocking", "settle", "waiting"]
+__all__ = ["Maybe", "PerLoop", "Resumed", "Wait", "in_time", "run_blocking", "settle", "waiting"]
 
 T = TypeVar("T")
 
@@ -24,8 +24,19 @@ Wait: TypeAlias = Callable[[float], Maybe[object]]
 
 
 def waiting(*, is_async: bool | None) -> Wait:
-    """How code of this colour waits."""
+    """How code of this colour waits; None: as the one does that runs then."""
+    if is_async is None:
+        return _wait_here
     return asyncio.sleep if is_async else time.sleep
+
+
+def _wait_here(seconds: float) -> Maybe[None]:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        time.sleep(seconds)
+        return None
+    return asyncio.sleep(seconds)
 
 
 async def settle(value: Maybe[T]) -> T:
@@ -60,6 +71,35 @@ def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:
     finally:
         coroutine.close()
     raise RuntimeError("an asyncio store was used from blocking code: use a store with a blocking client")
+
+
+class Resumed(Generic[T]):
+    """Something to wait for, again and again; a wait that was given up is taken up where it was.
+
+    Args:
+        make: begins the next one.
+    """
+
+    def __init__(self, make: Callable[[], Awaitable[T]]) -> None:
+        self._make = make
+        self._task: asyncio.Future[T] | None = None
+
+    async def within(self, seconds: float | None) -> T | None:
+        """Return the result; None: there is none yet after so long.  None as the time: wait for it."""
+        if self._task is None:
+            if seconds is None:
+                return await self._make()
+            self._task = asyncio.ensure_future(self._make())
+        await asyncio.wait((self._task,), timeout=seconds)
+        if not self._task.done():
+            return None
+        task, self._task = self._task, None
+        return task.result()
+
+    def stop(self) -> None:
+        """Wait no more."""
+        if self._task is not None:
+            self._task.cancel()
 
 
 class PerLoop(Generic[T]):

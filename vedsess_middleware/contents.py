@@ -10,9 +10,10 @@ from decimal import Decimal
 from typing import Any, NoReturn, Self, SupportsIndex
 from uuid import UUID
 
+from vedsess_middleware.changes import changes_of
 from vedsess_middleware.errors import SerializationError
+from vedsess_middleware.sealing import MARKS, ends_at
 from vedsess_middleware.state import NO_CHANGES, Changes, State
-from vedsess_middleware.stores.record import KEPT_DELETIONS, Record
 
 __all__ = ["Contents"]
 
@@ -44,7 +45,7 @@ class Contents(dict[str, Any]):
 
     def __init__(self, state: State) -> None:
         self._state = state
-        dict.__setitem__(self, _UNTOUCHED, _STORED)
+        dict.__setitem__(self, _UNTOUCHED, _STORED)  # as `_empty` does
 
     # -- for the manager -------------------------------------------------------------------------------------------
 
@@ -66,18 +67,26 @@ class Contents(dict[str, Any]):
         state = self._state
         if not (state.accessed or state.written):
             return NO_CHANGES
-        stored = state.encoded
-        put: dict[str, str] = {}
         drop: tuple[str, ...] = ()
-        for name, value in self._suspects():
-            text = state.opener.codec.encode(name, value)
-            if text != stored.get(name):
-                put[name] = text
+        stored = state.encoded
         if not (state.is_new or dict.__contains__(self, _UNTOUCHED) or stored.keys() <= dict.keys(self)):
             drop = tuple(name for name in stored if not dict.__contains__(self, name))
-        if not (put or drop):
-            return NO_CHANGES
-        return Changes(put=put, drop=drop, forget=_forgotten(state.record, len(stored), {*put, *drop}))
+        return changes_of(state, self._suspects(), drop)
+
+    def changed(self, name: str) -> tuple[bool, Any]:
+        """Whether the app put another value there, or removed it (None).  Looks into no store."""
+        value = dict.get(self, name, _UNTOUCHED)
+        if value is _UNTOUCHED:
+            removed = not dict.__contains__(self, _UNTOUCHED) and name in self._state.encoded
+            return removed, None
+        return value is not _STORED and value is not self._state.handed_out.get(name, _STORED), value
+
+    def take_back(self, name: str) -> None:
+        """Forget what the app made of a value."""
+        if name in self._state.encoded and not dict.__contains__(self, _UNTOUCHED):
+            dict.__setitem__(self, name, _STORED)
+        else:
+            dict.pop(self, name, None)
 
     def _suspects(self) -> list[tuple[str, Any]]:
         """All values that may differ from what is stored."""
@@ -146,18 +155,31 @@ class Contents(dict[str, Any]):
     def _fill(self) -> None:
         """Put what is stored under what the app wrote before it looked."""
         dict.__delitem__(self, _UNTOUCHED)
-        values = dict.fromkeys(self._state.encoded, _STORED)
+        state = self._state
+        values = dict.fromkeys(state.encoded, _STORED)
+        for name, text in state.encoded.items():
+            if text[0] == "@" and self._is_over(text):
+                del values[name]
         if dict.__len__(self):
             values.update(dict.items(self))
             dict.clear(self)
         dict.update(self, values)
 
+    def _is_over(self, text: str) -> bool:
+        until = ends_at(text)
+        return until is not None and until <= self._state.opener.now
+
     def _decode(self, names: Iterable[str]) -> None:
         state = self._state
-        encoded, given, decode = state.encoded, state.handed_out, state.opener.codec.decode
+        encoded, given, opener = state.encoded, state.handed_out, state.opener
         try:
             for name in names:
-                value = given[name] = decode(encoded[name])
+                text, until = encoded[name], None
+                if opener.seals or text[0] in MARKS:
+                    text, until, _ = opener.opened(state, name)
+                value = given[name] = opener.codec.decode(text)
+                if until is not None:
+                    state.lifetimes = {**state.lifetimes, name: (value, until)}
                 dict.__setitem__(self, name, value)
                 if type(value) not in _CONSTANTS:
                     state.editable = True
@@ -168,19 +190,28 @@ class Contents(dict[str, Any]):
     def _reject(self, error: SerializationError) -> None:
         """A session with a value that cannot be read is over: what the app wrote in this request begins a new one."""
         state = self._state
-        given = state.handed_out
+        self._keep_only_written()
+        state.opener.reject(state, error)
+        state.forget()
+        if state.intent is not None and not state.intent.is_login:
+            state.intent = None
+
+    def _keep_only_written(self) -> None:
+        """Hold what the app wrote in this request, and nothing of what was stored before."""
+        given = self._state.handed_out
         written = {
             name: value
             for name, value in dict.items(self)
             if value is not _STORED and value is not given.get(name, _STORED)
         }
-        state.opener.reject(state, error)
-        state.forget()
-        state.edits += 1
-        if state.intent == "regenerate":
-            state.intent = None
+        self._state.edits += 1
         dict.clear(self)
         dict.update(self, written)
+
+    def _empty(self) -> None:
+        """Be as before anybody looked."""
+        dict.clear(self)
+        dict.__setitem__(self, _UNTOUCHED, _STORED)
 
     def _length(self) -> int:
         if dict.__contains__(self, _UNTOUCHED):
@@ -257,6 +288,8 @@ class Contents(dict[str, Any]):
     def setdefault(self, name: str, default: Any = None) -> Any:
         self._read_one(name)
         self._note_held(default)
+        if self._state.lifetimes and not dict.__contains__(self, name):
+            self._state.let_stay((name,))
         return dict.setdefault(self, name, default)
 
     def clear(self) -> None:
@@ -274,11 +307,17 @@ class Contents(dict[str, Any]):
     def __setitem__(self, name: str, value: Any) -> None:
         self._write()
         self._note_held(value)
+        if self._state.lifetimes:
+            self._state.let_stay((name,))
         dict.__setitem__(self, name, value)
 
     def update(self, *values: Any, **more: Any) -> None:
         self._write()
         self._state.editable = True  # for all that is known of them
+        if self._state.lifetimes:
+            given = dict(*values, **more)
+            self._state.let_stay(given)
+            values, more = (given,), {}
         dict.update(self, *values, **more)
 
     def __ior__(self, other: Any) -> Self:  # type: ignore[override]
@@ -305,12 +344,3 @@ class Contents(dict[str, Any]):
 def _looked_into(other: object) -> object:
     """A session as C code would see it if it asked the methods."""
     return other.copy() if isinstance(other, Contents) else other
-
-
-def _forgotten(record: Record | None, living: int, changed: set[str]) -> tuple[str, ...]:
-    """Deletions beyond those that a record remembers, the oldest."""
-    if record is None or len(record.fields) - living <= KEPT_DELETIONS:
-        return ()
-    deleted = [(item.stamp, name) for name, item in record.fields.items() if item.value is None and name not in changed]
-    deleted.sort(reverse=True)
-    return tuple(name for _, name in deleted[KEPT_DELETIONS:])

@@ -23,7 +23,8 @@ from vedsess_middleware.stores.record import Version
 __all__ = ["CookieJar", "Rejection", "Ticket", "find_cookies", "new_session_id"]
 
 _LONGEST = 256
-_VALUE = re.compile(r"([A-Za-z0-9_-]{43})\.(\d{1,15})\.(\d{1,15})\.([0-9a-f]{1,12})")
+_VALUE = re.compile(r"([A-Za-z0-9_-]{43})\.(\d{1,15})\.(\d{1,15})\.([0-9a-f]{1,12})(?:\.([0-9a-f]{1,8}))?")
+_MOST_FRAMES = 64
 _TRIED = 8
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _LONG_AGO = http_date(0)
@@ -43,12 +44,14 @@ class Ticket:
         token: join of every version that this browser was answered with.
         issued_at: when, in epoch seconds.
         newest_key: signed with the newest key; otherwise it is due for a new signature.
+        lifetime: seconds that the cookie lives in the browser; 0: until that is closed; None: as the settings have it.
     """
 
     session_id: str = field(repr=False)
     token: Version
     issued_at: float
     newest_key: bool = True
+    lifetime: int | None = None
     _key: str = field(default="", init=False, repr=False, compare=False)
 
     @property
@@ -57,6 +60,12 @@ class Ticket:
         if not self._key:
             self._key = hashlib.sha256(self.session_id.encode()).hexdigest()
         return self._key
+
+    def moved(self, key: str) -> "Ticket":
+        """The same cookie, for the session that went on under another key: its versions are others."""
+        moved = Ticket(self.session_id, Version(), 0.0, self.newest_key, self.lifetime)
+        moved._key = key
+        return moved
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +97,10 @@ class CookieJar:
     def __init__(self, settings: Settings, *, new_id: Callable[[], str] = new_session_id) -> None:
         salt = f"vedsess_middleware.cookie:{settings.audience}"
         self._keys = [_Key(secret_key, salt) for secret_key in settings.secret_keys]
-        self._name, self._max_age = settings.cookie_name, ceil(settings.idle_timeout)
+        self._settings, self._name = settings, settings.cookie_name
+        self._lifetime = ceil(settings.idle_timeout) if settings.cookie_persistent else 0
         self._removals = {secure: _empty_cookie(settings, secure, max_age=0) for secure in (False, True)}
-        self._frames = {secure: _frame(settings, secure, self._max_age) for secure in (False, True)}
+        self._frames: dict[tuple[bool, int], tuple[str, str, str]] = {}
         self.new_id = new_id
 
     def __repr__(self) -> str:
@@ -101,17 +111,32 @@ class CookieJar:
         return [self._judge(value) for value in find_cookies(header, self._name)[:_TRIED]]
 
     def set(self, ticket: Ticket, *, secure: bool) -> str:
-        """The Set-Cookie header for this ticket, valid in the browser for the idle timeout."""
-        milliseconds = round(ticket.issued_at * 1000)
+        """The Set-Cookie header for this ticket, valid in the browser for as long as the ticket says."""
+        milliseconds, lifetime = round(ticket.issued_at * 1000), ticket.lifetime
         text = f"{ticket.session_id}.{ticket.token}.{milliseconds:x}"
+        if lifetime is None:
+            lifetime = self._lifetime
+        else:
+            text = f"{text}.{lifetime:x}"
         signature = self._keys[0].get_signature(text.encode()).decode()
-        before_value, before_date, after_date = self._frames[secure]
-        date = _date(round(ticket.issued_at) + self._max_age)
+        before_value, before_date, after_date = self._frames.get((secure, lifetime)) or self._frame(secure, lifetime)
+        date = _date(round(ticket.issued_at) + lifetime) if lifetime else ""
         return f"{before_value}{text}.{signature}{before_date}{date}{after_date}"
+
+    def lifetime(self, idle_timeout: float, *, in_browser: bool) -> int | None:
+        """What a ticket says of a session with this timeout; None: what the settings say of all."""
+        lifetime = 0 if in_browser else ceil(idle_timeout)
+        return None if lifetime == self._lifetime else lifetime
 
     def remove(self, *, secure: bool) -> str:
         """The Set-Cookie header that removes it.  It repeats every attribute, or browsers would ignore it."""
         return self._removals[secure]
+
+    def _frame(self, secure: bool, lifetime: int) -> tuple[str, str, str]:
+        if len(self._frames) >= _MOST_FRAMES:
+            self._frames.clear()
+        frame = self._frames[secure, lifetime] = _frame(self._settings, secure, lifetime)
+        return frame
 
     def _judge(self, value: str) -> Ticket | Rejection:
         if len(value) > _LONGEST:
@@ -144,12 +169,12 @@ def _date(second: int) -> str:
     return http_date(second)
 
 
-def _empty_cookie(settings: Settings, secure: bool, *, max_age: int) -> str:
+def _empty_cookie(settings: Settings, secure: bool, *, max_age: int | None) -> str:
     return dump_cookie(
         settings.cookie_name,
         "",
         max_age=max_age,
-        expires=0,
+        expires=None if max_age is None else 0,
         path=settings.cookie_path,
         domain=settings.cookie_domain,
         secure=secure if settings.cookie_secure is None else settings.cookie_secure,
@@ -159,9 +184,9 @@ def _empty_cookie(settings: Settings, secure: bool, *, max_age: int) -> str:
     )
 
 
-def _frame(settings: Settings, secure: bool, max_age: int) -> tuple[str, str, str]:
+def _frame(settings: Settings, secure: bool, lifetime: int) -> tuple[str, str, str]:
     """A Set-Cookie header cut where its value and its date belong.  Neither has a character to be quoted."""
-    before_date, _, after_date = _empty_cookie(settings, secure, max_age=max_age).partition(_LONG_AGO)
+    before_date, _, after_date = _empty_cookie(settings, secure, max_age=lifetime or None).partition(_LONG_AGO)
     name, equals, before_date = before_date.partition("=")
     return name + equals, before_date, after_date
 
@@ -170,5 +195,6 @@ def _parse(text: str, newest_key: bool) -> Ticket | Rejection:
     match = _VALUE.fullmatch(text)
     if match is None:
         return Rejection("not a session")
-    session_id, s, r, milliseconds = match.groups()
-    return Ticket(session_id, Version(int(s), int(r)), int(milliseconds, 16) / 1000, newest_key)
+    session_id, s, r, milliseconds, lifetime = match.groups()
+    version, issued_at = Version(int(s), int(r)), int(milliseconds, 16) / 1000
+    return Ticket(session_id, version, issued_at, newest_key, None if lifetime is None else int(lifetime, 16))

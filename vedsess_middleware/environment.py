@@ -19,17 +19,46 @@ from msgspec import Meta
 
 from .errors import ConfigurationError
 
-__all__ = ["FIELDS", "Mirror", "SameSite", "Storage", "expected", "nearest", "read", "redis_parts"]
+__all__ = [
+    "FIELDS",
+    "AddressDetail",
+    "AgentDetail",
+    "FingerprintPart",
+    "FingerprintPolicy",
+    "LimitPolicy",
+    "Mirror",
+    "OldIdPolicy",
+    "SameSite",
+    "Storage",
+    "expected",
+    "nearest",
+    "read",
+    "redis_parts",
+]
 
 Mirror = Literal["off", "after-response", "before-response"]
 SameSite = Literal["Lax", "Strict", "None"]
 Storage = Literal["redis", "database"]
+OldIdPolicy = Literal["report", "end"]
+LimitPolicy = Literal["end-oldest", "deny"]
+FingerprintPolicy = Literal["off", "log", "rotate", "reject"]
+FingerprintPart = Literal["user_agent", "ip_address"]
+AgentDetail = Literal["label", "full", "off"]
+AddressDetail = Literal["full", "prefix", "off"]
 
 _Text = Annotated[str, Meta(description="text")]
 _MaybeText = Annotated[str | None, Meta(description="text")]
 _Switch = Annotated[bool, Meta(description="true or false")]
 _Seconds = Annotated[
     float, Meta(gt=0, le=100 * 365 * 86400, description="a number of seconds, more than 0 and finite, such as 1800")
+]
+
+_MaybeSeconds = Annotated[
+    Annotated[float, Meta(gt=0, le=100 * 365 * 86400)] | None,
+    Meta(description="a number of seconds, more than 0 and finite, or None"),
+]
+_MaybeBytes = Annotated[
+    Annotated[int, Meta(ge=64)] | None, Meta(description="a number of bytes, 64 or more, or None: no limit")
 ]
 
 FIELDS: Final[Mapping[str, Any]] = MappingProxyType(
@@ -60,6 +89,35 @@ FIELDS: Final[Mapping[str, Any]] = MappingProxyType(
         "exclude": Annotated[
             tuple[Annotated[str, Meta(pattern=r"\A/")], ...], Meta(description="a list of paths, each beginning with /")
         ],
+        "cookie_persistent": _Switch,
+        "remember_timeout": _Seconds,
+        "renewal_timeout": _MaybeSeconds,
+        "rotation_grace": Annotated[
+            float, Meta(ge=0, le=300, description="a number of seconds from 0 to 300, such as 10")
+        ],
+        "old_id_policy": Annotated[OldIdPolicy, Meta(description="report or end")],
+        "max_sessions_per_user": Annotated[
+            Annotated[int, Meta(ge=1, le=10_000)] | None,
+            Meta(description="a number from 1 to 10000, or None"),
+        ],
+        "session_limit_policy": Annotated[LimitPolicy, Meta(description="end-oldest or deny")],
+        "user_id_field": Annotated[
+            Annotated[str, Meta(min_length=1)] | None, Meta(description="the name of a session field, such as _user_id")
+        ],
+        "websocket_check": _Seconds,
+        "fingerprint_policy": Annotated[FingerprintPolicy, Meta(description="off, log, rotate or reject")],
+        "fingerprint_parts": Annotated[
+            tuple[FingerprintPart, ...], Meta(min_length=1, description="a list of user_agent, ip_address or both")
+        ],
+        "ipv4_prefix": Annotated[int, Meta(ge=0, le=32, description="a number of bits from 0 to 32")],
+        "ipv6_prefix": Annotated[int, Meta(ge=0, le=128, description="a number of bits from 0 to 128")],
+        "encryption_key": Annotated[tuple[str, ...], Meta(description="text, or a list of texts, the newest first")],
+        "encryption_accepts_plain": _Switch,
+        "compress_above": _MaybeBytes,
+        "max_field_bytes": _MaybeBytes,
+        "max_session_bytes": _MaybeBytes,
+        "user_agent_detail": Annotated[AgentDetail, Meta(description="label, full or off")],
+        "ip_address_detail": Annotated[AddressDetail, Meta(description="full, prefix or off")],
         "trusted_proxies": Annotated[int, Meta(ge=0, description="the number of proxies in front: 0, 1, 2, ...")],
         "redis_timeout": _Seconds,
         "sql_timeout": _Seconds,
@@ -84,7 +142,8 @@ _REDIS_PARTS: Final[Mapping[str, Any]] = {
     "REDIS_SSL": _Switch,
 }
 _PREFIX = "VEDSESS_"
-_IN_FILES = {"VEDSESS_SECRET_KEY", "VEDSESS_REDIS_URL", "VEDSESS_DATABASE_URL", "REDIS_URL", "REDIS_PASSWORD"}
+_SECRET_FIELDS = ("secret_key", "encryption_key", "redis_url", "database_url")
+_IN_FILES = {*(_PREFIX + name.upper() for name in _SECRET_FIELDS), "REDIS_URL", "REDIS_PASSWORD"}
 _OWN_NAMES = {_PREFIX + name.upper() for name in FIELDS}
 _KNOWN = _OWN_NAMES | {f"{name}_FILE" for name in _IN_FILES & _OWN_NAMES}
 _SWITCHES = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
@@ -113,7 +172,7 @@ def read(environ: Mapping[str, str], *, without: Collection[str] = ()) -> tuple[
     for name, kind in FIELDS.items():
         found = None if name in without else _find(name, given)
         if found is not None:
-            values[name] = _parse(found, kind, separator=r"[\s,]+" if name == "secret_key" else r"\s*,\s*")
+            values[name] = _parse(found, kind, separator=r"[\s,]+" if name.endswith("_key") else r"\s*,\s*")
             sources[name] = found.variable
     return values, sources
 

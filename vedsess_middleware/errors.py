@@ -2,9 +2,12 @@
 
     SessionError
     ├── ConfigurationError          the settings are wrong; also a ValueError
-    ├── SerializationError          the app stored a value that no codec knows; also a TypeError
     ├── LogoutRefused               what asks for a logout is not a logout token for us
-    │   └── SessionTooLarge         the app stored more than a session may hold
+    ├── SerializationError          the app stored a value that no codec knows; also a TypeError
+    │   └── SessionTooLarge         the app stored more than the settings allow
+    ├── CommitRefused               nothing was written, for a reason that the app may want to hear of
+    │   ├── WriteConflict           others have written what this request expected to stay
+    │   └── SessionLimitReached     the user has as many sessions as are allowed
     └── StoreError
         ├── CorruptRecord           what is stored under a key is not a session
         ├── SessionExists           an id was about to be used twice
@@ -18,6 +21,7 @@ Nothing that a browser sends raises any of them.
 from typing import Literal
 
 __all__ = [
+    "CommitRefused",
     "ConfigurationError",
     "CorruptRecord",
     "EpochMissing",
@@ -25,10 +29,12 @@ __all__ = [
     "SerializationError",
     "SessionError",
     "SessionExists",
+    "SessionLimitReached",
     "SessionTooLarge",
     "StoreError",
     "StoreMisconfigured",
     "StoreUnavailable",
+    "WriteConflict",
 ]
 
 Reason = Literal[
@@ -44,16 +50,40 @@ class ConfigurationError(SessionError, ValueError):
     """The settings are wrong.  The message names the setting and the mend; raised before any request is served."""
 
 
+class LogoutRefused(SessionError):
+    """A logout token must not be acted on.  The message names the claim, never a value; whoever sent it gets a 400."""
+
+
 class SerializationError(SessionError, TypeError):
     """A value cannot be stored.  Raised at commit; the message names the field and the type, never the value."""
 
 
-class LogoutRefused(SessionError):
-    """A logout token must not be acted on.  The message names the claim, never a value; whoever sent it gets a 400."""
 class SessionTooLarge(SerializationError):
-    """A field, or all of them, would take more room than they may.  Raised at commit, before anything is written; the
-    message names the limit and the largest fields.
+    """A session holds more than it may.  The message names limit, size and largest fields, never a value."""
+
+
+class CommitRefused(SessionError):
+    """Nothing was written, and nothing is wrong with a store.
+
+    The app hears of it where it commits itself, with `Session.save`; otherwise the middleware answers with 409.
     """
+
+
+class SessionLimitReached(CommitRefused):
+    """A user has as many sessions as the settings allow, and the policy is to deny another one."""
+
+
+class WriteConflict(CommitRefused):
+    """Nothing was written: another request has changed what this one expected to stay, or has its lock.
+
+    Args:
+        message: what was in the way.
+        fields: names of the fields that have been changed; empty where it was a lock.
+    """
+
+    def __init__(self, message: str, *, fields: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.fields = fields
 
 
 class StoreError(SessionError):

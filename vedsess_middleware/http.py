@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from vedsess_middleware.clients import find_address
 
 __all__ = [
     "CACHING",
-    "UNAVAILABLE_BODY",
-    "UNAVAILABLE_HEADERS",
-    "UNAVAILABLE_STATUS",
+    "CONFLICT",
+    "UNAVAILABLE",
+    "Replacement",
     "client_address",
     "is_excluded",
     "is_secure",
@@ -23,15 +24,49 @@ _HOST_AND_PORT = re.compile(r"\[([^\]]*)\](?::\d+)?|([^:]*):\d+", re.ASCII)
 CACHING = _STORING | {"vary"}
 """The headers of an app, in lower case, that `session_headers` looks at: all others stay as they are."""
 
-UNAVAILABLE_STATUS = 503
-UNAVAILABLE_BODY = b"The session store cannot be reached.  Your session is kept: please try again in a moment.\n"
-UNAVAILABLE_HEADERS = [
-    ("Content-Type", "text/plain; charset=utf-8"),
-    ("Content-Length", str(len(UNAVAILABLE_BODY))),
-    ("Cache-Control", "no-store"),
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """What stands in for the answer of the app.  No cookie changes.
+
+    Attributes:
+        status: with its reason phrase.
+        body: plain text.
+        headers: of it.
+        close_code: for a websocket that cannot be given a response.
+    """
+
+    status: str
+    body: bytes
+    headers: tuple[tuple[str, str], ...]
+    close_code: int
+
+    @property
+    def code(self) -> int:
+        """The number of the status."""
+        return int(self.status[:3])
+
+
+def _replacement(status: str, text: str, close_code: int, *more: tuple[str, str]) -> Replacement:
+    body = text.encode()
+    kind, length = ("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))
+    return Replacement(status, body, (kind, length, ("Cache-Control", "no-store"), *more), close_code)
+
+
+UNAVAILABLE = _replacement(
+    "503 Service Unavailable",
+    "The session store cannot be reached.  Your session is kept: please try again in a moment.\n",
+    1013,
     ("Retry-After", "2"),
-]
-"""What stands in for the answer to a request that needed a session which no store could give.  No cookie changes."""
+)
+"""For a request that needed a session which no store could give."""
+
+CONFLICT = _replacement(
+    "409 Conflict",
+    "Nothing was changed: another request was quicker, or you have too many sessions.  Please try again.\n",
+    1013,
+)
+"""For a request whose changes were refused: see `CommitRefused`."""
 
 
 def is_excluded(path: str, excluded: Sequence[str]) -> bool:

@@ -4,30 +4,30 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from itertools import pairwise
 from typing import Any, cast
 
 import msgspec
 
 from . import environment
-from .environment import Mirror, SameSite, Storage
+from .environment import (
+    AddressDetail,
+    AgentDetail,
+    FingerprintPart,
+    FingerprintPolicy,
+    LimitPolicy,
+    Mirror,
+    OldIdPolicy,
+    SameSite,
+    Storage,
+)
 from .errors import ConfigurationError
+from .strength import flaw_of
 
 __all__ = ["Settings", "mask_url", "settings_from"]
 
-_SHORTEST_KEY = 32
-_FILLER_WORDS = """
-    abc able admin an and app application asdfghjkl at bar baz be change changed changeme character characters chars
-    code cookie default demo dev development django do dummy enter env example fill fixme flask foo foobar for
-    generate goes hello here in insecure insert is it key keys least letmein local long make me min minimum must my
-    new none not null of or own pass passphrase passwd password phrase placeholder please prod production put pwd
-    qwerty qwertyuiop random real replace safe sample secret secure session set should signing some something
-    starlette string super temp test testing that the this to todo token undefined unsafe use value vedsess very web
-    with word world xxx you your zxcvbnm
-"""
-_FILLER = re.compile("|".join(sorted(_FILLER_WORDS.split(), key=len, reverse=True)) + "|[-_ .<>]")
 _DOMAIN = re.compile(r"(?=.{1,253}\Z)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")
 _DATABASES = ("sqlite", "postgresql", "mysql", "mariadb")
+_KEY_MEND = "make one with `vedsess keygen`"
 _SECURE_MEND = "set cookie_secure=True (VEDSESS_COOKIE_SECURE=true)"
 
 
@@ -56,7 +56,33 @@ class Settings:
             Default "".
         exclude: paths that get no session.  Default none.
         may_create: called with a `RequestInfo`; False means that this request gets no new session.  Default None.
-        trusted_proxies: how many reverse proxies in front are believed about `X-Forwarded-Proto`.  Default 0.
+        trusted_proxies: how many reverse proxies in front are believed about `X-Forwarded-Proto` and `X-Forwarded-For`.
+            Default 0.
+        cookie_persistent: the cookie outlives the browser.  Default True; False: only after `login(remember=True)`.
+        remember_timeout: idle and absolute timeout of a session after `login(remember=True)`, and the longest that one
+            may be given.  Default 2592000, 30 days.
+        renewal_timeout: the id is changed on the first use after so long (cheat sheet: renewal timeout).  Default None.
+        rotation_grace: so long after a change, parallel requests with the old id go on.  Default 10; not after a login.
+        old_id_policy: what the use of an older id does: "report" (default) is an event, "end" ends the session too.
+        max_sessions_per_user: so many at a time (ASVS 7.1.2).  Default None.
+        session_limit_policy: what the next login does: "end-oldest" (default) ends the one that would end first, "deny"
+            refuses.
+        user_id_field: a field of the session in which a framework keeps its user, such as `_user_id`: setting it counts
+            as `login`, removing it ends that.  Default None.
+        websocket_check: how often an open websocket asks whether its session still lives.  Default 5.
+        fingerprint_policy: what happens when a client is not the one that began the session: "off" (default), "log",
+            "rotate" (a new id), "reject" (no session for this request).
+        fingerprint_parts: of "user_agent" and "ip_address".  Default ("user_agent",).
+        ipv4_prefix: bits of an address that count, or are kept, where only a prefix does.  Default 24.
+        ipv6_prefix: the same.  Default 56.
+        encryption_key: encrypts every value at rest; like `secret_key`.  Default none; needs the extra `crypto`.
+        encryption_accepts_plain: values from before are read.  Default False; True while a site begins to encrypt.
+        compress_above: longer values are compressed, bytes.  Default None: none is.
+        max_field_bytes: of one value at rest.  Default None.
+        max_session_bytes: of all values at rest.  Default 1048576.
+        user_agent_detail: what is kept of it: "label" (default, such as "Firefox 140 on Linux"), "full" (its first 64
+            characters), or "off".
+        ip_address_detail: "full" (default), "prefix", or "off".
         redis_timeout: for one try; two at the most, so twice this in all.  Default 0.2.
         sql_timeout: for one piece of SQL work, connecting included.  Default 1.
         probe_timeout: for the probe of a Redis that was down, after the response.  Default 0.02; raise it when Redis is
@@ -84,6 +110,26 @@ class Settings:
     audience: str = ""
     exclude: Sequence[str] = ()
     may_create: Callable[[Any], bool] | None = None
+    cookie_persistent: bool = True
+    remember_timeout: float = 2592000.0
+    renewal_timeout: float | None = None
+    rotation_grace: float = 10.0
+    old_id_policy: OldIdPolicy = "report"
+    max_sessions_per_user: int | None = None
+    session_limit_policy: LimitPolicy = "end-oldest"
+    user_id_field: str | None = None
+    websocket_check: float = 5.0
+    fingerprint_policy: FingerprintPolicy = "off"
+    fingerprint_parts: Sequence[FingerprintPart] = ("user_agent",)
+    ipv4_prefix: int = 24
+    ipv6_prefix: int = 56
+    encryption_key: str | Sequence[str] = ()
+    encryption_accepts_plain: bool = False
+    compress_above: int | None = None
+    max_field_bytes: int | None = None
+    max_session_bytes: int | None = 1048576
+    user_agent_detail: AgentDetail = "label"
+    ip_address_detail: AddressDetail = "full"
     trusted_proxies: int = 0
     redis_timeout: float = 0.2
     sql_timeout: float = 1.0
@@ -92,10 +138,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         self._normalise()
-        self._check_secret_keys()
+        self._check_keys()
         self._check_stores()
-        if self.idle_timeout > self.absolute_timeout:
-            raise self._error("idle_timeout", "must not exceed absolute_timeout: lower it, or raise absolute_timeout")
+        self._check_times()
         self._check_secure()
         self._check_cookie_place()
         if self.may_create is not None and not callable(self.may_create):
@@ -103,9 +148,11 @@ class Settings:
 
     @classmethod
     def strict(cls, **options: Any) -> "Settings":
-        """Settings for what needs care: 30 min idle, 12 h in all, a `__Host-` cookie, Secure, SameSite=Strict.
+        """Settings for what needs care; options override.  Works over https only.
 
-        Options override.  Works over https only.
+        30 min idle, 12 h in all, a new id every 15 min; a `__Host-` cookie with a name that tells nothing, Secure,
+        SameSite=Strict, gone with the browser; a request from another client gets no session, and the use of an old id
+        ends it.
 
         Raises:
             ConfigurationError: as `Settings`, and for an unknown option.
@@ -113,11 +160,41 @@ class Settings:
         careful = {
             "idle_timeout": 1800,
             "absolute_timeout": 43200,
-            "cookie_name": "__Host-vedsess",
+            "remember_timeout": 43200,
+            "renewal_timeout": 900,
+            "old_id_policy": "end",
+            "cookie_name": "__Host-id",
             "cookie_secure": True,
             "cookie_samesite": "Strict",
+            "cookie_persistent": False,
+            "fingerprint_policy": "reject",
+            "ip_address_detail": "prefix",
         }
         return settings_from({**careful, **options})
+
+    @classmethod
+    def compatible(cls, *, cookie_domain: str, **options: Any) -> "Settings":
+        """Settings for apps that share a cookie across subdomains, and have always done so; options override.
+
+        The cookie goes to every host below the domain, follows links from elsewhere (Lax), is Secure where the request
+        is, and names no host: whoever controls one of these hosts can set it for all.  31 days as Flask has it, and a
+        change of client or of id is reported, and ends nothing.
+
+        Args:
+            cookie_domain: the domain above all of them, such as example.com.
+            options: other fields.
+
+        Raises:
+            ConfigurationError: as `Settings`, and for an unknown option.
+        """
+        lenient = {
+            "cookie_domain": cookie_domain,
+            "idle_timeout": 2678400,
+            "absolute_timeout": 31536000,
+            "rotation_grace": 60,
+            "fingerprint_policy": "log",
+        }
+        return settings_from({**lenient, **options})
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> "Settings":
@@ -139,6 +216,16 @@ class Settings:
         return cast(tuple[str, ...], self.secret_key)
 
     @property
+    def encryption_keys(self) -> tuple[str, ...]:
+        """The same for values at rest; none: they are not encrypted."""
+        return cast(tuple[str, ...], self.encryption_key)
+
+    @property
+    def longest_timeout(self) -> float:
+        """No session lives longer than this."""
+        return max(self.absolute_timeout, self.remember_timeout)
+
+    @property
     def uses_redis(self) -> bool:
         """Whether Redis is the primary; otherwise there is SQL only."""
         return self.redis_url is not None and self.storage != "database"
@@ -153,7 +240,9 @@ class Settings:
 
     def _shown(self) -> dict[str, Any]:
         shown = {each.name: getattr(self, each.name) for each in fields(self) if each.repr}
-        shown["secret_key"] = "***" if len(self.secret_keys) == 1 else ("***",) * len(self.secret_keys)
+        for name in ("secret_key", "encryption_key"):
+            keys = shown[name]
+            shown[name] = "***" if len(keys) == 1 else ("***",) * len(keys)
         urls = {name: mask_url(shown[name]) for name in ("redis_url", "database_url") if shown[name] is not None}
         return shown | urls
 
@@ -166,8 +255,9 @@ class Settings:
     def _normalise(self) -> None:
         """Every field in its own type: lists become tuples, whole seconds floats, a domain loses its leading dot."""
         object.__setattr__(self, "sources", dict(self.sources))
-        if isinstance(self.secret_key, str):
-            object.__setattr__(self, "secret_key", (self.secret_key,))
+        for name in ("secret_key", "encryption_key"):
+            if isinstance(getattr(self, name), str):
+                object.__setattr__(self, name, (getattr(self, name),))
         for name, kind in environment.FIELDS.items():
             object.__setattr__(self, name, self._converted(name, kind))
         if self.cookie_domain is not None:
@@ -182,15 +272,28 @@ class Settings:
                 pass  # raised below, so that no chained error carries the value
         raise self._error(name, f"must be {environment.expected(kind)}")
 
-    def _check_secret_keys(self) -> None:
-        mend = "make one with `vedsess keygen`"
+    def _check_keys(self) -> None:
         if not any(self.secret_keys):
-            raise self._error("secret_key", f"is missing: {mend}, and pass it or set VEDSESS_SECRET_KEY")
-        for place, key in enumerate(self.secret_keys, 1):
-            which = f"(key {place} of {len(self.secret_keys)}) " if len(self.secret_keys) > 1 else ""
-            flaw = _flaw(key)
+            raise self._error("secret_key", f"is missing: {_KEY_MEND}, and pass it or set VEDSESS_SECRET_KEY")
+        self._check_strength("secret_key", self.secret_keys)
+        self._check_strength("encryption_key", self.encryption_keys)
+        if set(self.secret_keys) & set(self.encryption_keys):
+            raise self._error("encryption_key", f"is also a secret_key, and a key has one use: {_KEY_MEND}")
+        if self.encryption_accepts_plain and not self.encryption_keys:
+            raise self._error("encryption_accepts_plain", "is set without an encryption_key: set one, or unset it")
+
+    def _check_strength(self, name: str, keys: Sequence[str]) -> None:
+        for place, key in enumerate(keys, 1):
+            which = f"(key {place} of {len(keys)}) " if len(keys) > 1 else ""
+            flaw = flaw_of(key)
             if flaw:
-                raise self._error("secret_key", f"{which}{flaw}: {mend}")
+                raise self._error(name, f"{which}{flaw}: {_KEY_MEND}")
+
+    def _check_times(self) -> None:
+        if self.idle_timeout > self.absolute_timeout:
+            raise self._error("idle_timeout", "must not exceed absolute_timeout: lower it, or raise absolute_timeout")
+        if self.renewal_timeout is not None and self.renewal_timeout <= self.rotation_grace:
+            raise self._error("renewal_timeout", "must exceed rotation_grace, or old ids would never end: raise it")
 
     def _check_stores(self) -> None:
         if self.redis_url is not None:
@@ -255,22 +358,3 @@ def mask_url(url: str) -> str:
     """The URL with `***` for its password, and for all that follows a secret in its query.  Rather hides too much."""
     masked = re.sub(r"(?s)(://[^:/]*):.*@", r"\1:***@", url)
     return re.sub(r"(?is)([?&;][^=&;]*(?:pass|pwd|secret|token)[^=&;]*=).*", r"\1***", masked)
-
-
-def _flaw(key: str) -> str:
-    """What is wrong with a secret key, or "" ; never shows it."""
-    if not key.isprintable():
-        return "holds a line break or another unprintable character (strip what was read from a file)"
-    if len(key.encode()) < _SHORTEST_KEY:
-        return f"is shorter than {_SHORTEST_KEY} bytes"
-    return "is a placeholder or easy to guess" if _is_guessable(_FILLER.sub("", key.lower())) else ""
-
-
-def _is_guessable(rest: str) -> bool:
-    """Whether what a key holds beside filler words is too short, too uniform, a repetition or a sequence."""
-    if len(rest) < 16 or len(set(rest)) < 6:
-        return True
-    if any(rest[unit:] == rest[:-unit] for unit in range(1, min(16, len(rest) // 2 + 1))):
-        return True
-    steps = [abs(ord(left) - ord(right)) <= 1 for left, right in pairwise(rest)]
-    return sum(steps) > 0.75 * len(steps)

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vedsess_middleware.build import configured_manager
 from vedsess_middleware.concurrency import run_blocking
-from vedsess_middleware.errors import StoreError
+from vedsess_middleware.errors import CommitRefused, StoreError
 from vedsess_middleware.http import (
-    UNAVAILABLE_BODY,
-    UNAVAILABLE_HEADERS,
-    UNAVAILABLE_STATUS,
+    CONFLICT,
+    UNAVAILABLE,
+    Replacement,
+    client_address,
     is_excluded,
     is_secure,
     session_headers,
@@ -59,7 +61,8 @@ class SessionMiddleware:
         if excluded and is_excluded(_path(environ), excluded):
             return self.app(environ, start_response)
         request = environ.copy()  # the app may change its own
-        session = environ[ENVIRON_KEY] = manager.begin(environ.get("HTTP_COOKIE", ""))
+        facts = partial(_request_info, request, manager.settings.trusted_proxies)
+        session = environ[ENVIRON_KEY] = manager.begin(environ.get("HTTP_COOKIE", ""), facts)
         response = _Response(manager, session, request, start_response)
         try:
             body = self.app(environ, response.start)
@@ -80,8 +83,8 @@ def _request_info(environ: "WSGIEnvironment", trusted_proxies: int) -> RequestIn
         path=_path(environ),
         method=environ["REQUEST_METHOD"],
         secure=is_secure(environ["wsgi.url_scheme"], environ.get("HTTP_X_FORWARDED_PROTO"), trusted_proxies),
-        user_agent=environ.get("HTTP_USER_AGENT"),
-        ip_address=environ.get("REMOTE_ADDR"),
+        user_agent=environ.get("HTTP_USER_AGENT") or None,
+        ip_address=client_address(environ.get("REMOTE_ADDR"), environ.get("HTTP_X_FORWARDED_FOR"), trusted_proxies),
     )
 
 
@@ -133,6 +136,8 @@ class _Response:
         if self._manager.needs_commit(self._session):
             self._cookie = self._commit() or self._cookie
             self.replaced = self._state.refused
+        if self._state.outdated:
+            self._cookie = None
         if not (self._status or self.replaced):
             raise RuntimeError("the app sent a body before it called start_response")
         self._send_headers()
@@ -145,11 +150,14 @@ class _Response:
             return run_blocking(commit(self._session, self._info))
         except StoreError:
             return None  # where that means a 503, the manager has noted it
+        except CommitRefused as error:
+            self._state.failure, self._state.refused = error, True
+            return None
 
     def _send_headers(self) -> None:
         status, headers = self._status, self._headers
         if self.replaced:
-            status, headers = f"{UNAVAILABLE_STATUS} Service Unavailable", list(UNAVAILABLE_HEADERS)
+            status, headers = self._stand_in.status, list(self._stand_in.headers)
         elif self._state.touched:
             headers = session_headers(headers, accessed=self._state.accessed, set_cookie=self._cookie)
         exc_info, self._exc_info = self._exc_info, ()
@@ -164,8 +172,12 @@ class _Response:
 
     @property
     def replacement(self) -> bytes:
-        """The body of the 503."""
-        return b"" if self._request["REQUEST_METHOD"] == "HEAD" else UNAVAILABLE_BODY
+        """The body of what stands in for the answer."""
+        return b"" if self._request["REQUEST_METHOD"] == "HEAD" else self._stand_in.body
+
+    @property
+    def _stand_in(self) -> Replacement:
+        return CONFLICT if isinstance(self._state.failure, CommitRefused) else UNAVAILABLE
 
     # -- what comes after the headers, or in their place -----------------------------------------------------------
 
@@ -187,7 +199,9 @@ class _Response:
                 run_blocking(self._manager.commit_logout(self._session))
 
     def replaces(self, error: BaseException) -> bool:
-        """Whether a 503 takes the place of what the app raised, for want of a session; if not, its changes go."""
+        """Whether an answer of ours takes the place of what the app raised; if not, its changes go."""
+        if isinstance(error, CommitRefused) and not self.left:
+            self._state.failure, self._state.refused = error, True
         if self._state.refused and not self.left and isinstance(error, Exception):
             return True
         self.drop_changes()

@@ -9,11 +9,11 @@ from typing import Any
 
 from vedsess_middleware.concurrency import settle, waiting
 from vedsess_middleware.stores.failover import FailoverStore, reading
+from vedsess_middleware.stores.failover.ending import Ender
 from vedsess_middleware.stores.failover.pair import Pair
 from vedsess_middleware.stores.failover.upkeep import Upkeep
 from vedsess_middleware.stores.record import Record
-from vedsess_middleware.stores.redis import RedisStore
-from vedsess_middleware.stores.redis import store as redis_store
+from vedsess_middleware.stores.redis import RedisStore, view
 from vedsess_middleware.stores.redis.scripts import Script, session_script
 from vedsess_middleware.stores.sql import SQLStore
 
@@ -70,10 +70,10 @@ def _what_redis_missed_is_never_made_up_for() -> None:
 
 @without("lease wait", "F5", "F7")
 def _a_logout_is_answered_at_once() -> None:
-    async def at_once(self: FailoverStore, committed_at: float) -> None:
+    async def at_once(self: Ender, committed_at: float) -> None:
         self._pair.trust.distrust()
 
-    _patch(FailoverStore, "_outlived", at_once)
+    _patch(Ender, "_outlived", at_once)
 
 
 @without("pick-up", "F25")
@@ -106,7 +106,7 @@ def _patch_script(old: str, new: str) -> None:
         assert old in text
         return _named(text.replace(old, new))
 
-    _patch(redis_store, "session_script", patched)
+    _patch(view, "session_script", patched)
 
 
 def _named(text: str) -> Script:

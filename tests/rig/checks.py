@@ -20,12 +20,14 @@ class Limits:
 
     Attributes:
         staleness: how old what a foreign jar reads may be.
-        id_change: how long an old id may still be alive after its change, while a store is away.
+        grace: how long an old id lets in requests that were under way.
+        id_change: how long an old id may still be alive beyond that, while a store is away.
         budget: how long after the begin of a fault a request may still fail.
         recovery: the same after the end of one that took both stores.
     """
 
     staleness: float = 1.5
+    grace: float = 1.0
     id_change: float = 2.5
     budget: float = 1.5
     recovery: float = 3.0
@@ -219,7 +221,7 @@ def resurrections(history: History, windows: Sequence[Window] = (), limits: Limi
         if op.anonymous:
             dead_since[op.sent_id] = min(dead_since.get(op.sent_id, inf), op.end)
             continue
-        changed = life.change_at + (limits.id_change if _degraded(life.change_at, windows) else 0.0)
+        changed = life.change_at + limits.grace + (limits.id_change if _degraded(life.change_at, windows) else 0.0)
         seen_dead = dead_since.get(op.sent_id, inf) + (0.0 if life.maybe_logout else limits.id_change)
         for what, since in (("logout", life.logout_at), ("id change", changed), ("being seen dead", seen_dead)):
             if since < op.start:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from vedsess_middleware.stores.contract import Written
+from vedsess_middleware.stores.contract import Replaced, Written
 from vedsess_middleware.stores.record import Delta, Record, Version
 
 _table = sa.Table(
@@ -62,10 +62,10 @@ class NaiveStore:
         self._save(key, record)
         return Written(version=version, record=record)
 
-    def replace(self, old_key: str, new_key: str, record: Record, **_: Any) -> Version | None:
+    def replace(self, old_key: str, new_key: str, record: Record, **_: Any) -> Replaced:
         version = self.create(new_key, record)
         self.end([old_key])
-        return version
+        return Replaced(version=version)
 
     def end(self, keys: Sequence[str], **_: Any) -> list[str]:
         for key in keys:

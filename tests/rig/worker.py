@@ -21,6 +21,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tests.rig.ablations import ABLATIONS
+from tests.rig.checks import Limits
 from tests.rig.failpoints import Steps, Watched
 from tests.rig.naive import NaiveStore
 from tests.webservers import SECRET_KEY
@@ -208,6 +209,7 @@ class ControlRoom:
             redis_url=config.redis_url,
             database_url=config.database_url,
             mirror=config.mirror,  # type: ignore[arg-type]
+            rotation_grace=Limits().grace,
             redis_timeout=config.redis_timeout,
             sql_timeout=config.sql_timeout,
             probe_timeout=0.1,  # the links share a process with all browsers

@@ -1,4 +1,4 @@
-"""The command `vedsess`: check, count, tidy, and a demo.  Needs the extra `cli`."""
+"""The command `vedsess`: check, count and tidy, keys, users, and a demo.  Needs the extra `cli`."""
 
 import sys
 

@@ -22,17 +22,18 @@ __all__ = ["check"]
 async def check(settings: Settings, *, is_async: bool) -> list[Step]:
     """Try everything that sessions need, on the real stores, and return the steps in order.
 
-    Takes as long as the time limits of the settings allow.  Leaves nothing behind but the table, where it was missing.
+    Takes as long as the time limits of the settings allow.  Leaves nothing behind but tables that were missing.
 
     Args:
         settings: of the app.
         is_async: the colour of the clients to try.
 
     Raises:
-        ConfigurationError: a driver is missing.
+        ConfigurationError: a driver is missing, or the library that encrypts.
     """
     events: list[Event] = []
     async with opened(settings, is_async=is_async, on_event=events.append) as store, _wire(settings, is_async) as wire:
+        probe = SessionCheck(settings, store, wire, events)  # first of all, for it asks for what settings need
         redis = await _check_redis(settings, wire)
         sql = Checklist("SQL", partial(explain_sql, settings=settings, url=database_url(settings)))
         database = each_store(store)[-1]
@@ -40,7 +41,7 @@ async def check(settings: Settings, *, is_async: bool) -> list[Step]:
         await SQLCheck(settings, database).run(sql)
         blocked = redis.blocked or sql.blocked
         session = Checklist("session", partial(_explain, settings), blocked=blocked)
-        await SessionCheck(settings, store, wire, events).run(session)
+        await probe.run(session)
     return [*redis.steps, *sql.steps, *session.steps]
 
 

@@ -26,6 +26,7 @@ __all__ = ["SessionCheck"]
 _LIFE = 60.0
 _NEVER = 1e9
 _MOST_ROUNDS = 20
+_CREATED = "created"
 _INFO = RequestInfo(user_agent="vedsess check")
 
 
@@ -37,6 +38,9 @@ class SessionCheck:
         store: all stores as one.
         wire: the way to Redis, for the indexes; None: SQL only.
         events: what the stores have said so far; they add to it.
+
+    Raises:
+        ConfigurationError: the library that encrypts is missing.
     """
 
     def __init__(self, settings: Settings, store: Store, wire: Wire | None, events: Sequence[Event]) -> None:
@@ -52,6 +56,7 @@ class SessionCheck:
     async def run(self, checklist: Checklist) -> None:
         """Do all steps."""
         await checklist.run("create and log in", self._create)
+        await checklist.run("encryption", self._encryption)
         await checklist.run("load", self._load)
         await checklist.run("update", self._update)
         await checklist.run("copy in SQL", self._copy)
@@ -61,13 +66,25 @@ class SessionCheck:
     async def _create(self) -> Finding:
         session = await self._manager.open()
         session.login(self._user)
-        session["probe"] = "created"
+        session["probe"] = _CREATED
         await self._commit(session)
         self._key = hashlib.sha256((session.id or "").encode()).hexdigest()
         return Finding()
 
+    async def _encryption(self) -> Finding:
+        keys = len(self._settings.encryption_keys)
+        if not keys:
+            return Finding("none: values are stored as they are", "note")
+        record = await self._stored(self._stores[0]) or await self._stored(self._stores[-1])
+        if record is None or _CREATED in "".join(record.values.values()):
+            raise StepFailed("the session is not in the store as it should be, encrypted", self._said())
+        if self._settings.encryption_accepts_plain:
+            mend = "unset VEDSESS_ENCRYPTION_ACCEPTS_PLAIN when the last session of before encryption is over"
+            return Finding("values are encrypted, and others are believed too", "warning", mend)
+        return Finding("AES-256-GCM" if keys == 1 else f"AES-256-GCM with the first of {keys} keys")
+
     async def _load(self) -> Finding:
-        return self._seen(await self._manager.open(self._cookie), "created")
+        return self._seen(await self._manager.open(self._cookie), _CREATED)
 
     async def _update(self) -> Finding:
         session = await self._manager.open(self._cookie)

@@ -1,16 +1,13 @@
-"""The commands: what they take, what they say, and what they exit with."""
+"""The command and what it takes, says and exits with: for the stores here, for keys and users in rooms beside."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import click
 
-from vedsess_middleware.console import keygen as keys
-from vedsess_middleware.console import render, reports
+from vedsess_middleware.console import key_commands, render, reports, user_commands
+from vedsess_middleware.console.base import FAILED, Commands, print_json
 from vedsess_middleware.console.check import check as run_check
-from vedsess_middleware.console.stores import database_url, run
-from vedsess_middleware.errors import ConfigurationError, SessionError
+from vedsess_middleware.console.stores import database_url, run, settings_without_key
 from vedsess_middleware.settings import Settings, mask_url
 from vedsess_middleware.stores.sql import SQLStore
 from vedsess_middleware.stores.sql.ddl import table_statements
@@ -18,38 +15,8 @@ from vedsess_middleware.stores.sql.tables import metadata
 
 __all__ = ["cli"]
 
-_FAILED, _WRONG = 1, 2
 
-
-class _Failure(click.ClickException):
-    """One line on standard error."""
-
-    exit_code = _FAILED
-
-
-class _Misuse(_Failure):
-    """The settings are wrong."""
-
-    exit_code = _WRONG
-
-
-class _Commands(click.Group):
-    """Turns our errors into one line: a person who runs a command has no use for a traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except ConfigurationError as error:
-            raise _Misuse(str(error)) from error
-        except SessionError as error:
-            raise _Failure(str(error)) from error
-        except BrokenPipeError:  # the reader has seen enough
-            raise
-        except OSError as error:
-            raise _Failure(f"{error.filename or 'system'}: {error.strerror or error}") from error
-
-
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
     """Sessions in Redis while it is up, in SQL when it is not.
 
@@ -72,28 +39,11 @@ def check(ctx: click.Context, in_json: bool) -> None:
     failed = any(step.outcome == "failed" for step in steps)
     if in_json:
         listed = [render.as_json(step) for step in steps]
-        _print_json({"ok": not failed, "settings": render.settings_rows(settings), "steps": listed})
+        print_json({"ok": not failed, "settings": render.settings_rows(settings), "steps": listed})
     else:
         render.print_settings(settings)
         render.print_steps(steps)
-    ctx.exit(_FAILED if failed else 0)
-
-
-@cli.command()
-@click.option("--env-file", type=click.Path(dir_okay=False, path_type=Path), help="Append it there, unseen.")
-def keygen(env_file: Path | None) -> None:
-    """Make a secret key, and show it once.
-
-    With --env-file it is appended to that file, which is made (mode 0600) where it is missing.  A key that is there
-    already stays: then this exits with 1.
-    """
-    if env_file is None:
-        click.echo(f"{keys.VARIABLE}={keys.new_key()}")
-        return
-    shared = keys.add_key(env_file)
-    click.echo(f"A new {keys.VARIABLE} is in {env_file}.")
-    if shared:
-        click.echo(f"Others can read that file: chmod 600 {env_file}", err=True)
+    ctx.exit(FAILED if failed else 0)
 
 
 @cli.command()
@@ -104,13 +54,13 @@ def stats(ctx: click.Context, in_json: bool) -> None:
 
     Walks all sessions.  Exits with 1 if no store answered.
     """
-    settings = _settings_without_key()
+    settings = settings_without_key()
     found = run(settings, lambda is_async: reports.count(settings, is_async=is_async))
     if in_json:
-        _print_json({"stores": [_stats(report) for report in found]})
+        print_json({"stores": [_stats(report) for report in found]})
     else:
         render.print_reports(found)
-    ctx.exit(0 if any(not report.error for report in found) else _FAILED)
+    ctx.exit(0 if any(not report.error for report in found) else FAILED)
 
 
 @cli.command()
@@ -120,10 +70,10 @@ def cleanup(ctx: click.Context) -> None:
 
     Exits with 1 if a store did not answer; what the other one had to remove is removed all the same.
     """
-    settings = _settings_without_key()
+    settings = settings_without_key()
     found = run(settings, lambda is_async: reports.cleanup(settings, is_async=is_async))
     render.print_reports(found)
-    ctx.exit(_FAILED if any(report.error for report in found) else 0)
+    ctx.exit(FAILED if any(report.error for report in found) else 0)
 
 
 @cli.command()
@@ -134,14 +84,14 @@ def status(ctx: click.Context, in_json: bool) -> None:
 
     Exits with 1 if a store did not answer.
     """
-    settings = _settings_without_key()
+    settings = settings_without_key()
     found = run(settings, lambda is_async: reports.status(settings, is_async=is_async))
     if in_json:
         facts = ({"store": report.store, **report.facts, "error": report.error or None} for report in found)
-        _print_json({"stores": list(facts)})
+        print_json({"stores": list(facts)})
     else:
         render.print_reports(found)
-    ctx.exit(_FAILED if any(report.error for report in found) else 0)
+    ctx.exit(FAILED if any(report.error for report in found) else 0)
 
 
 @cli.command()
@@ -152,10 +102,10 @@ def maintain(ctx: click.Context, seconds: float) -> None:
 
     A busy site does all but the removing by itself, after its responses.  Exits with 1 if something is left.
     """
-    settings = _settings_without_key()
+    settings = settings_without_key()
     found = run(settings, lambda is_async: reports.maintain(settings, is_async=is_async, seconds=seconds))
     render.print_reports(found)
-    ctx.exit(_FAILED if any(report.error for report in found) else 0)
+    ctx.exit(FAILED if any(report.error for report in found) else 0)
 
 
 @cli.command("sql-init")
@@ -165,14 +115,13 @@ def sql_init(only_print: bool) -> None:
 
     An app makes them on first use if its database user may; otherwise run this as one who may.
     """
-    settings = _settings_without_key()
+    settings = settings_without_key()
     url = database_url(settings)
     if only_print:
         click.echo("\n".join(f"{statement};\n" for statement in table_statements(url)).rstrip())
         return
     run(settings, lambda is_async: _make_tables(url, is_async, settings.sql_timeout))
-    tables = " and ".join(sorted(metadata.tables, reverse=True))
-    click.echo(f"The tables {tables} are in {mask_url(url)}.")
+    click.echo(f"In {mask_url(url)}: {', '.join(sorted(metadata.tables))}.")
 
 
 @cli.command()
@@ -190,9 +139,15 @@ def demo(ctx: click.Context, port: int, drive: bool) -> None:
     ctx.exit(drive_demo(port) if drive else serve(port))
 
 
-def _settings_without_key() -> Settings:
-    """For work that signs nothing: whoever tidies need not know the app's key."""
-    return Settings.from_env(secret_key=keys.new_key())
+for command in (
+    key_commands.keygen,
+    key_commands.rotate_keys,
+    user_commands.sessions,
+    user_commands.revoke,
+    user_commands.export,
+    user_commands.erase,
+):
+    cli.add_command(command)
 
 
 async def _make_tables(url: str, is_async: bool, timeout: float) -> None:
@@ -212,7 +167,3 @@ def _stats(report: reports.Report) -> dict[str, Any]:
         "users": report.stats.users,
         "details": dict(report.stats.details),
     }
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2))

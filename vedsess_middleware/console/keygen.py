@@ -1,17 +1,24 @@
-"""New secret keys, and where they are put."""
+"""New keys, and where they are put."""
 
 import os
-import re
 import secrets
-import stat
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final, Literal
 
+from vedsess_middleware.console.env_file import assignments
 from vedsess_middleware.errors import SessionError
 
-__all__ = ["VARIABLE", "KeyExists", "add_key", "new_key"]
+__all__ = ["VARIABLES", "KeyExists", "Purpose", "add_key", "new_key"]
 
-VARIABLE = "VEDSESS_SECRET_KEY"
-_ASSIGNED = re.compile(rb"^[ \t]*(?:export[ \t]+)?(VEDSESS_SECRET_KEY(?:_FILE)?)[ \t]*[=:][ \t]*(\S?)", re.MULTILINE)
+Purpose = Literal["secret", "encryption"]
+"""What a key is for: signing cookies, or encrypting values."""
+
+VARIABLES: Final[Mapping[Purpose, str]] = MappingProxyType(
+    {"secret": "VEDSESS_SECRET_KEY", "encryption": "VEDSESS_ENCRYPTION_KEY"}
+)
+"""The variable that holds the keys for each purpose."""
 
 
 class KeyExists(SessionError):
@@ -23,11 +30,8 @@ def new_key() -> str:
     return secrets.token_urlsafe(48)
 
 
-def add_key(path: Path) -> bool:
+def add_key(path: Path, purpose: Purpose = "secret") -> None:
     """Append a new key to an env file; a missing file is made, for its owner only.  Other lines stay as they are.
-
-    Returns:
-        whether others than the owner may read the file.
 
     Raises:
         KeyExists: there is one already.
@@ -35,21 +39,17 @@ def add_key(path: Path) -> bool:
     """
     with open(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600), "r+b") as file:  # noqa: PTH123
         content = file.read()
-        _refuse_second(content, path)
+        _refuse_second(content, path, purpose)
         end = b"\r\n" if b"\r\n" in content else b"\n"
         gap = end if content and not content.endswith(b"\n") else b""
-        file.write(gap + f"{VARIABLE}={new_key()}".encode() + end)
-        return bool(stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077)
+        file.write(gap + f"{VARIABLES[purpose]}={new_key()}".encode() + end)
 
 
-def _refuse_second(content: bytes, path: Path) -> None:
-    found = _ASSIGNED.search(content)
-    if found is None:
-        return
-    name = found.group(1).decode()
-    if not found.group(2):
-        raise KeyExists(f"{path} has an empty {name}: remove that line, then run this again")
-    raise KeyExists(
-        f"{path} gives {name} already, and it stays.  To rotate keys, make one with `vedsess keygen` and put it first: "
-        f"{VARIABLE}=NEW,OLD.  It signs from then on, and cookies signed with the old one stay valid"
-    )
+def _refuse_second(content: bytes, path: Path, purpose: Purpose) -> None:
+    for found in assignments(content, VARIABLES[purpose]):
+        if not found.value:
+            raise KeyExists(f"{path} has an empty {found.variable}: remove that line, then run this again")
+        raise KeyExists(
+            f"{path} gives {found.variable} already, and it stays.  `vedsess rotate-keys --for {purpose}` puts a new "
+            f"key beside it: what was made with the old one stays valid"
+        )

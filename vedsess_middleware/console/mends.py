@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from vedsess_middleware.console.steps import Explanation
 from vedsess_middleware.errors import StoreError, StoreUnavailable
 from vedsess_middleware.settings import Settings, mask_url
+from vedsess_middleware.stores.sql.tables import metadata
 
 __all__ = ["ANSWERED", "explain_redis", "explain_sql", "explain_words"]
 
@@ -127,8 +128,8 @@ _SQL: tuple[_Pattern, ...] = (
     (
         "permission",
         r"permission denied|command denied|access denied",
-        "this database user may not make or use the session table",
-        "let the owner run `vedsess sql-init`, then GRANT SELECT, INSERT, UPDATE, DELETE ON vedsess_sessions",
+        "this database user may not make or use the tables",
+        "let the owner run `vedsess sql-init`, then GRANT SELECT, INSERT, UPDATE, DELETE ON {tables}",
     ),
 )
 _REASONS: dict[str, tuple[str, str]] = {
@@ -215,4 +216,5 @@ def _sql_facts(settings: Settings, url: str) -> dict[str, object]:
         "seconds": settings.sql_timeout,
         "slow": f"A distant one needs a longer VEDSESS_SQL_TIMEOUT than {settings.sql_timeout:g}.",
         "authority": "?sslrootcert=/path/to/ca.pem in the URL",
+        "tables": ", ".join(sorted(metadata.tables)),
     }

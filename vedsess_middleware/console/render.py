@@ -1,17 +1,29 @@
 """How results look in a terminal; elsewhere the same words without colour and without line breaks of ours."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from vedsess_middleware.console.reports import Report
 from vedsess_middleware.console.steps import Outcome, Step
+from vedsess_middleware.manager import SessionInfo
 from vedsess_middleware.settings import Settings
 
-__all__ = ["as_json", "print_reports", "print_settings", "print_steps", "screen", "settings_rows"]
+__all__ = [
+    "as_json",
+    "harmless",
+    "print_reports",
+    "print_sessions",
+    "print_settings",
+    "print_steps",
+    "screen",
+    "settings_rows",
+]
 
 _STYLES: Mapping[Outcome, str] = {
     "ok": "green",
@@ -62,6 +74,24 @@ def print_reports(reports: Sequence[Report]) -> None:
         _print_area(report.store, rows)
 
 
+def print_sessions(sessions: Sequence[SessionInfo]) -> None:
+    """One row each.  What a client said of itself is shown as text, and as nothing else."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("handle", no_wrap=True)
+    for name in ("created (UTC)", "last used", "ends", "client", "address"):
+        table.add_column(name, overflow="fold")
+    for each in sessions:
+        instants = [_instant(at) for at in (each.created_at, each.last_activity, each.expires_at)]
+        said = [harmless(text or "-") for text in (each.user_agent, each.ip_address)]
+        table.add_row(*(Text(cell) for cell in (each.handle, *instants, *said)))
+    screen().print(table)
+
+
+def harmless(text: str) -> str:
+    """The text with an escape sequence for each character that a terminal would act on, or not show."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 def as_json(step: Step) -> dict[str, Any]:
     """A step for programs."""
     milliseconds = None if step.seconds is None else round(step.seconds * 1000, 1)
@@ -73,6 +103,10 @@ def as_json(step: Step) -> dict[str, Any]:
         "mend": step.mend,
         "milliseconds": milliseconds,
     }
+
+
+def _instant(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _detail(step: Step) -> str:

@@ -22,6 +22,7 @@ __all__ = [
     "base64_of",
     "bytes_of",
     "cut_key_id",
+    "ends_at",
     "misconfigured",
     "name_shown",
     "take_apart",
@@ -80,6 +81,13 @@ def cut_key_id(name: str, body: str) -> tuple[str, str]:
     if match is None:
         raise unreadable(name)
     return match.group(1), body[match.end() :]
+
+
+def ends_at(stored: str) -> float | None:
+    """When a stored field ends, in epoch seconds, by what stands in front of it; None: with the session."""
+    match = _HEAD.match(stored)
+    end = match.group(1) if match else None
+    return None if end is None else int(end) / 1000
 
 
 def until_text(until: float | None) -> str:

@@ -6,7 +6,14 @@ from typing import Any, TypeVar
 
 from vedsess_middleware.breaker import CircuitBreaker
 from vedsess_middleware.concurrency import Maybe
-from vedsess_middleware.errors import EpochMissing, Reason, StoreError, StoreMisconfigured, StoreUnavailable
+from vedsess_middleware.errors import (
+    CommitRefused,
+    EpochMissing,
+    Reason,
+    StoreError,
+    StoreMisconfigured,
+    StoreUnavailable,
+)
 from vedsess_middleware.events import EventHook, StoreDegraded, StoreRecovered, StoreRefused
 
 __all__ = ["Circuit"]
@@ -85,7 +92,7 @@ class Circuit:
             judged = True
             self._refused(error)
             raise StoreUnavailable(f"{self._name} refuses: {error}", one_key=error.one_key) from error
-        except StoreError:
+        except (StoreError, CommitRefused):
             judged = True
             self._answered()
             raise

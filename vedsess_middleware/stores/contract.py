@@ -6,14 +6,35 @@ A method returns its result or an awaitable of it; `settle` takes both.  A store
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
 from vedsess_middleware.concurrency import Maybe
-from vedsess_middleware.stores.record import Delta, Record, Version
+from vedsess_middleware.stores.record import Delta, Fence, Record, Version
 
-__all__ = ["Found", "News", "Primary", "Secondary", "Stats", "Store", "Written"]
+__all__ = [
+    "ENDED_WITHIN",
+    "RESERVED_FOR",
+    "Found",
+    "News",
+    "Owner",
+    "Primary",
+    "Replaced",
+    "Secondary",
+    "Stats",
+    "Store",
+    "Written",
+]
+
+RESERVED_FOR = 10.0
+"""Seconds for which a place is kept for a session that is about to be stored."""
+
+ENDED_WITHIN = 2.0
+"""Seconds after which whoever should have ended a session that lost its place will not get to it any more."""
+
+Owner = Literal["user", "sid"]
+"""What sessions are listed by: their user, or the name that an identity provider knows one by."""
 
 
 class Written(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,11 +44,32 @@ class Written(msgspec.Struct, frozen=True, kw_only=True):
         version: of the record now.
         record: the whole record now, where the store had it at hand or was asked for it.
         gone: nothing was written: the session was ended meanwhile.
+        conflict: nothing was written: others have written these fields, which were expected to stay.
+        unlocked: nothing was written: the lock that the writer held is no longer its own.
     """
 
     version: Version = Version()
     record: Record | None = None
     gone: bool = False
+    conflict: tuple[str, ...] = ()
+    unlocked: bool = False
+
+    @property
+    def refused(self) -> bool:
+        """Whether nothing was written."""
+        return self.gone or self.unlocked or bool(self.conflict)
+
+
+class Replaced(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a session that goes on under another key.
+
+    Attributes:
+        version: of the new record.
+        missed: the old record as it ended, where others had written to it past what the caller knew.
+    """
+
+    version: Version
+    missed: Record | None = None
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,11 +96,13 @@ class News:
         epoch: the one that copies in the primary have to be of; empty: none was ever set.
         dirty: keys whose copy in the primary may be older than the record here.
         complete: these are all of them.
+        cut_offs: how many cut-offs there ever were: where that has grown, there is something to ask for.
     """
 
     epoch: str = ""
     dirty: frozenset[str] = frozenset()
     complete: bool = True
+    cut_offs: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,9 +166,28 @@ class Store(Protocol):
         """
 
     def replace(
-        self, old_key: str, new_key: str, record: Record, *, at: float, until: float, even_if_gone: bool = False
-    ) -> Maybe[Version | None]:
-        """Store a record under a new key and leave a tombstone under the old one.  The new one exists first.
+        self,
+        old_key: str,
+        new_key: str,
+        record: Record,
+        *,
+        at: float,
+        until: float,
+        even_if_gone: bool = False,
+        known: Version | None = None,
+    ) -> Maybe[Replaced | None]:
+        """Store a record under a new key and leave a tombstone under the old one, which names the new key.
+
+        The new one exists first.
+
+        Args:
+            old_key: where the session was.
+            new_key: where it goes on.
+            record: what is stored there.
+            at: now, in epoch seconds.
+            until: how long the tombstone is kept at least, in epoch seconds.
+            even_if_gone: also where the old one was ended already.
+            known: version of the old record that the caller made the new one from.
 
         Returns:
             None where the old one was ended already: then there is no new one either, except with `even_if_gone`.
@@ -140,18 +203,65 @@ class Store(Protocol):
         """Leave a tombstone for each key, whether or not there is a record, and return the keys.
 
         Args:
-            keys: these.
+            keys: these; and those under which their sessions have gone on, where one is let in with the old one.
             user_id: and every session of this user ...
             keep: ... but this key.
             at: now, in epoch seconds.
-            until: how long a tombstone is kept at least, in epoch seconds.
+            until: how long a tombstone is kept at least, in epoch seconds; where a record is there, also until no copy
+                of it can be alive.
+        """
+
+    def cut_off(self, user_id: str, *, at: float, until: float) -> Maybe[list[str]]:
+        """End every session of this user that began until now, also those that no index names; return known keys.
+
+        Takes as long as there are sessions where the store has nothing but its index to find them by.
         """
 
     def merge(self, key: str, record: Record) -> Maybe[Record]:
         """Bring the stored record and this one together, and return what is stored then."""
 
-    def records_of(self, user_id: str, *, at: float) -> Maybe[dict[str, Record]]:
-        """Return the live records of a user by key."""
+    def records_of(self, owner: str, *, at: float, by: Owner = "user") -> Maybe[dict[str, Record]]:
+        """Return the live records of a user, or those of this `sid`, by key."""
+
+    def sample(self, *, at: float) -> Maybe[tuple[str, Record] | None]:
+        """Return any live record that holds values, and its key; None where there is none at hand."""
+
+    def reserve(self, user_id: str, key: str, *, limit: int, deny: bool, at: float) -> Maybe[list[str]]:
+        """Take one of a user's places for a session that is about to be stored under this key: one atomic step.
+
+        A place that is not used is free again after `RESERVED_FOR`.
+
+        Args:
+            user_id: whose.
+            key: of the session to come.
+            limit: how many places the user has.
+            deny: if all are taken, take none; otherwise whoever would end first has to leave.
+            at: now, in epoch seconds.
+
+        Returns:
+            keys that have lost their place: the caller ends them, and they count no more.  One whose session was only
+            about to be stored cannot be stored after that.  A repeat names the same, and whoever comes later those that
+            had lost theirs `ENDED_WITHIN` ago.
+
+        Raises:
+            SessionLimitReached: with `deny`: all places are taken.
+        """
+
+    def lock(self, key: str, word: str, *, at: float, until: float) -> Maybe[Fence | None]:
+        """Give out the lock of a session, if nobody has it.
+
+        Args:
+            key: whose; there has to be a live record.
+            word: drawn for this attempt: a repeat gets the same answer.
+            at: now, in epoch seconds.
+            until: when the lock is free again, whether it is given back or not.
+
+        Returns:
+            A fence with a higher number than any before it; None: somebody holds the lock, or there is no session.
+        """
+
+    def unlock(self, key: str, fence: Fence) -> Maybe[None]:
+        """Give a lock back; nothing happens if it is somebody else's by now."""
 
     def stats(self, *, at: float) -> Maybe[Stats]:
         """Count what is there."""
@@ -222,8 +332,9 @@ class Primary(Store, Protocol):
         at: float,
         until: float,
         even_if_gone: bool = False,
+        known: Version | None = None,
         due: int = 0,
-    ) -> Maybe[Version | None]: ...
+    ) -> Maybe[Replaced | None]: ...
 
     def end(
         self,
@@ -284,6 +395,9 @@ class Secondary(Store, Protocol):
     def mirror_all(self, records: Mapping[str, Record]) -> Maybe[dict[str, Record]]:
         """The same for many, at the cost of few: all of them, or none."""
 
+    def cut_offs(self, *, after: int) -> Maybe[Mapping[str, float]]:
+        """Return when users were cut off, by user: all that came after so many, as `News.cut_offs` counts them."""
+
     def claim(self, key: str, version: Version) -> Maybe[Version | None]:
         """Give a copy that is about to be made a count of its own: None if the record is not at this version."""
 
@@ -314,9 +428,12 @@ class Secondary(Store, Protocol):
         at: float,
         until: float,
         even_if_gone: bool = False,
+        known: Version | None = None,
         dirty: bool = False,
-    ) -> Maybe[Version | None]:
+    ) -> Maybe[Replaced | None]:
         """As any store; `dirty` marks the tombstone."""
+
+    def cut_off(self, user_id: str, *, at: float, until: float, dirty: bool = False) -> Maybe[list[str]]: ...
 
     def owe(self, records: Mapping[str, Record]) -> Maybe[None]:
         """Merge these records, and mark them dirty: the primary may hold something older."""

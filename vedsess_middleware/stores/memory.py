@@ -7,9 +7,9 @@ from copy import copy
 from functools import reduce
 from typing import Literal
 
-from vedsess_middleware.errors import EpochMissing, SessionExists
-from vedsess_middleware.stores.contract import Found, News, Stats, Written
-from vedsess_middleware.stores.record import Delta, Record, Version, merge, mirrored
+from vedsess_middleware.errors import EpochMissing, SessionExists, SessionLimitReached
+from vedsess_middleware.stores.contract import ENDED_WITHIN, RESERVED_FOR, Found, News, Owner, Replaced, Stats, Written
+from vedsess_middleware.stores.record import Delta, Fence, Record, Version, merge, mirrored
 
 __all__ = ["MemoryStore"]
 
@@ -35,6 +35,11 @@ class MemoryStore:
         self._leases: dict[str, str] = {}
         self._owing: dict[str, int] = {}
         self._news: list[str] = []
+        self._reserved: dict[str, tuple[str, float]] = {}
+        self._lost: dict[str, tuple[str, float]] = {}
+        self._locks: dict[str, tuple[int, str, float]] = {}
+        self._commits: dict[str, str] = {}
+        self._cut_offs: list[tuple[str, float]] = []
 
     def __repr__(self) -> str:
         return f"<MemoryStore {len(self._records)} records>"
@@ -73,7 +78,7 @@ class MemoryStore:
                 return Written(gone=True, version=record.version)
             if self._counts == "r" and not (record.version.covers(delta.base) and record.version.s == delta.base.s):
                 return None
-            return self._write(key, record, delta)
+            return self._refused(key, record, delta) or self._write(key, record, delta)
 
     def replace(
         self,
@@ -84,16 +89,20 @@ class MemoryStore:
         at: float,
         until: float,
         even_if_gone: bool = False,
+        known: Version | None = None,
         due: int = 0,
         dirty: bool = False,
-    ) -> Version | None:
+    ) -> Replaced | None:
         self._answer()
         old = self._records.get(old_key)
-        if old is not None and old.gone and not even_if_gone:
+        if old is not None and old.gone and not even_if_gone and old.successor != record.named(new_key):
             return None
         version = self.create(new_key, record, due=due)
-        self.end([old_key], at=at, until=until, due=due, dirty=dirty)
-        return version
+        with self._lock:
+            old = self._records.get(old_key)
+            self._bury(old_key, at, until, dirty=dirty, successor=record.named(new_key))
+            self._list(due, old_key)
+        return Replaced(version=version, missed=old.past(known) if old else None)
 
     def end(
         self,
@@ -109,15 +118,18 @@ class MemoryStore:
         with self._lock:
             self._answer()
             ended = list(keys) + [key for key in self._of(user_id, at) if key != keep and key not in keys]
-            for key in ended:
+            for key in ended:  # grows: what is named is ended wherever it has gone on
                 old = self._records.get(key)
-                if old is None or not old.gone:
-                    version = self._next(old.version if old else Version())
-                    kept_until = max(until, old.expires_at) if old else until
-                    tombstone = Record.tombstone(version=version, at=at, until=kept_until)
-                    self._records[key] = tombstone.replace(dirty=dirty or (old is not None and old.dirty))
+                if old is not None and key in keys and old.lets_in:
+                    keys = [*keys, old.successor]
+                    ended.append(old.successor)
+                self._bury(key, at, until, dirty=dirty)
             self._list(due, *ended)
             return ended
+
+    def cut_off(self, user_id: str, *, at: float, until: float, dirty: bool = False) -> list[str]:
+        self._cut_offs.append((user_id, at))
+        return self.end([], user_id=user_id, at=at, until=until, dirty=dirty)
 
     def merge(self, key: str, record: Record) -> Record:
         with self._lock:
@@ -126,9 +138,49 @@ class MemoryStore:
             self._records[key], self._epochs[key] = merged, self.epoch
             return merged
 
-    def records_of(self, user_id: str, *, at: float) -> dict[str, Record]:
+    def records_of(self, owner: str, *, at: float, by: Owner = "user") -> dict[str, Record]:
         with self._lock:
-            return {key: self._records[key] for key in self._of(user_id, at)}
+            return {key: self._records[key] for key in self._of(owner, at, by)}
+
+    def sample(self, *, at: float) -> tuple[str, Record] | None:
+        with self._lock:
+            live = ((key, record) for key, record in self._records.items() if self._live(key, at))
+            return next(((key, record) for key, record in live if record.values), None)
+
+    def reserve(self, user_id: str, key: str, *, limit: int, deny: bool, at: float) -> list[str]:
+        with self._lock:
+            self._answer()
+            living = sorted(self._of(user_id, at), key=lambda key: (self._records[key].expires_at, key))
+            kept = [each for each, (user, until) in self._reserved.items() if user == user_id and until > at]
+            lost = {each: until for each, (user, until) in self._lost.items() if user == user_id and until > at}
+            late = at + RESERVED_FOR - ENDED_WITHIN
+            leaving = [each for each, until in lost.items() if key in kept or until <= late]
+            coming = [each for each in kept if each not in self._records]
+            taken = [each for each in (*living, *coming) if each != key and each not in lost]
+            if len(taken) >= limit and deny:
+                raise SessionLimitReached("the user has as many sessions as are allowed")
+            leaving += taken[: max(0, len(taken) - limit + 1)]
+            self._lost = dict.fromkeys(leaving, (user_id, at + RESERVED_FOR)) | self._lost
+            self._reserved[key] = user_id, at + RESERVED_FOR
+            return [each for each in leaving if each not in self._records or not self._records[each].gone]
+
+    def lock(self, key: str, word: str, *, at: float, until: float) -> Fence | None:
+        with self._lock:
+            self._answer()
+            record = self._live(key, at)
+            number, holder, held_until = self._locks.get(key, (0, "", 0.0))
+            if record is None or record.gone or (held_until > at and holder != word):
+                return None
+            if holder != word:
+                number += 1
+            self._locks[key] = number, word, until
+            return Fence(self.name, number)
+
+    def unlock(self, key: str, fence: Fence) -> None:
+        with self._lock:
+            number, _, _ = self._locks.get(key, (0, "", 0.0))
+            if fence == Fence(self.name, number):
+                self._locks[key] = number, "", 0.0
 
     def stats(self, *, at: float) -> Stats:
         with self._lock:
@@ -207,7 +259,7 @@ class MemoryStore:
     def poll(self) -> News:
         with self._lock:
             dirty = frozenset(key for key, record in self._records.items() if record.dirty)
-            return News(epoch=self._news[-1] if self._news else "", dirty=dirty)
+            return News(epoch=self._news[-1] if self._news else "", dirty=dirty, cut_offs=len(self._cut_offs))
 
     def set_epoch(self, epoch: str, *, missing: str) -> bool:
         with self._lock:
@@ -224,6 +276,10 @@ class MemoryStore:
 
     def mirror_all(self, records: Mapping[str, Record]) -> dict[str, Record]:
         return {key: self.mirror(key, record) for key, record in records.items()}
+
+    def cut_offs(self, *, after: int) -> dict[str, float]:
+        with self._lock:
+            return dict(self._cut_offs[after:])
 
     def claim(self, key: str, version: Version) -> Version | None:
         with self._lock:
@@ -242,6 +298,9 @@ class MemoryStore:
                 return None
             if newest.gone:
                 return Written(gone=True, version=newest.version)
+            refused = self._refused(key, newest, delta)
+            if refused is not None:
+                return refused
             written = self._write(key, newest, delta)
             self._records[key] = self._records[key].replace(dirty=True)
             return written
@@ -298,14 +357,35 @@ class MemoryStore:
         record = self._records.get(key)
         return None if record is None or record.expires_at <= at else record
 
-    def _of(self, user_id: str | None, at: float) -> list[str]:
-        if user_id is None:
+    def _of(self, owner: str | None, at: float, by: Owner = "user") -> list[str]:
+        if owner is None:
             return []
-        return [key for key, record in self._records.items() if record.user_id == user_id and self._live(key, at)]
+        records = self._records.items()
+        owners = {key: record.user_id if by == "user" else record.sid for key, record in records}
+        return [key for key, each in owners.items() if each == owner and self._live(key, at)]
+
+    def _bury(self, key: str, at: float, until: float, *, dirty: bool, successor: str = "") -> None:
+        old = self._records.get(key)
+        if old is not None and old.gone:
+            return
+        version = self._next(old.version if old else Version())
+        kept_until = max(until, old.expires_at, at + old.idle_timeout) if old else until
+        tombstone = Record.tombstone(version=version, at=at, until=kept_until, successor=successor)
+        self._records[key] = tombstone.replace(dirty=dirty or (old is not None and old.dirty))
+
+    def _refused(self, key: str, record: Record, delta: Delta) -> Written | None:
+        """What keeps a delta from being written, if anything does; not its own first try."""
+        if self._commits.get(key) == delta.commit_id:
+            return None
+        number, holder, until = self._locks.get(key, (0, "", 0.0))
+        if delta.fence is not None and (delta.fence != Fence(self.name, number) or not holder or until <= delta.at):
+            return Written(unlocked=True, version=record.version)
+        conflict = delta.conflicts(record)
+        return Written(conflict=conflict, version=record.version) if conflict else None
 
     def _write(self, key: str, record: Record, delta: Delta) -> Written:
         record = record.written(delta, self._next(record.version))
-        self._records[key] = record
+        self._records[key], self._commits[key] = record, delta.commit_id
         return Written(version=record.version, record=record)
 
     def _next(self, version: Version) -> Version:

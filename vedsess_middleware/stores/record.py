@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self
 
 import msgspec
 
-__all__ = ["KEPT_DELETIONS", "Delta", "Field", "Record", "Stamped", "Version", "merge", "mirrored"]
+__all__ = ["KEPT_DELETIONS", "Delta", "Fence", "Field", "Origin", "Record", "Stamped", "Version", "merge", "mirrored"]
 
 KEPT_DELETIONS = 32
 """Deleted field names that a record remembers, so that an older copy cannot bring them back; the oldest go first."""
@@ -50,6 +50,53 @@ class Version(NamedTuple):
         return other if other.covers(self) else Version(max(self.s, other.s), max(self.r, other.r))
 
 
+class Origin(NamedTuple):
+    """Where a session id comes from: what is said once, when the id is given out, and never changes.
+
+    Written `family issued authenticated flags`, instants in epoch milliseconds: short, for a longer value would double
+    the memory of a small hash.
+
+    Attributes:
+        family: names the session through all its ids, 16 random characters; empty in a record that was written before
+            there were families.
+        issued_at: when the id was given out, in epoch seconds; 0: not known.
+        authenticated_at: when its user last logged in, in epoch seconds; 0: never, or not known.
+        in_browser: the cookie goes when the browser is closed.
+        sealed: whoever comes with the id that this one replaced is not let in.
+    """
+
+    family: str = ""
+    issued_at: float = 0.0
+    authenticated_at: float = 0.0
+    in_browser: bool = False
+    sealed: bool = False
+
+    def __str__(self) -> str:
+        flags = ("b" if self.in_browser else "") + ("s" if self.sealed else "")
+        instants = f"{round(self.issued_at * 1000)} {round(self.authenticated_at * 1000)}"
+        return f"{self.family or '-'} {instants} {flags or '-'}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read what `str` writes; of an empty text nothing is known.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        if not text:
+            return cls()
+        family, issued, authenticated, flags = text.split(" ")
+        named = "" if family == "-" else family
+        return cls(named, int(issued) / 1000, int(authenticated) / 1000, "b" in flags, "s" in flags)
+
+
+class Fence(NamedTuple):
+    """A lock on a session, as its holder knows it: which store gave it out, and its number there."""
+
+    store: str
+    number: int
+
+
 class Field(NamedTuple):
     """One field: the version that wrote it, and its encoded value; `None` for a deleted one."""
 
@@ -58,6 +105,10 @@ class Field(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.stamp}:{self.value or ''}"
+
+    def __repr__(self) -> str:
+        """Never shows the value."""
+        return f"<Field {self.stamp}{' deleted' if self.value is None else ''}>"
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -157,6 +208,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         session_fingerprint: of the client that created it; None: not taken.
         user_agent: label of that client, at most 64 characters.
         ip_address: its address.
+        sid: name of the session that an identity provider knows it by; None: there is none.
+        origin: an `Origin`, as text.
+        successor: of a tombstone: the key under which the session went on, after a `!` where nobody gets in there with
+            the old one; empty: it did not go on.
         gone: a tombstone: the session was ended, and no copy may bring it back.
         served_by: the store that it was read from.
         stale: older than what the browser has seen, and nothing newer could be had.
@@ -175,6 +230,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     session_fingerprint: str | None = None
     user_agent: str | None = None
     ip_address: str | None = None
+    sid: str | None = None
+    origin: str = ""
+    successor: str = ""
     gone: bool = False
     served_by: str = ""
     stale: bool = False
@@ -194,7 +252,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         )
 
     @classmethod
-    def tombstone(cls, *, version: Version, at: float, until: float) -> Self:
+    def tombstone(cls, *, version: Version, at: float, until: float, successor: str = "") -> Self:
         """What is left of an ended session, kept until no copy of it can still be alive."""
         return cls(
             version=version,
@@ -204,6 +262,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             expires_at=until,
             idle_timeout=0.0,
             deadline_at=until,
+            successor=successor,
             gone=True,
         )
 
@@ -227,6 +286,20 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         kind = "tombstone" if self.gone else f"{len(self.fields)} fields"
         return f"<Record {self.version} {kind}>"
 
+    def named(self, key: str) -> str:
+        """What a tombstone says of its successor, which is this record under that key."""
+        return f"!{key}" if Origin.parse(self.origin).sealed else key
+
+    @property
+    def goes_on(self) -> tuple[str, bool]:
+        """Under which key the session went on, if it did, and whether the holders of the old one are out."""
+        return self.successor.removeprefix("!"), self.successor.startswith("!")
+
+    @property
+    def lets_in(self) -> bool:
+        """Whether the session went on, and the holders of the old key may follow."""
+        return self.successor[:1] not in ("", "!")
+
     def contains(self, other: "Record") -> bool:
         """Whether merging `other` into this one would add nothing: neither fields, nor knowledge of writes."""
         if self.gone:
@@ -248,6 +321,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         if isinstance(self.fields, Stamped):
             return self.fields.deleted
         return {name: item.stamp for name, item in self.fields.items() if item.value is None}
+
+    def past(self, known: Version | None) -> "Record | None":
+        """This record, where it is alive and holds writes that are not in the known version."""
+        return None if known is None or self.gone or known.covers(self.version) else self
 
     def born(self, version: Version) -> "Record":
         """The same record as a first write of this version; unchanged where it has a version already."""
@@ -295,6 +372,8 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True):
         refresh: the use counts as recorded lately if that was less than this many seconds ago.
         commit_id: the same id twice is the same commit: a retry changes nothing.
         whole: the caller needs the whole record back.
+        expected: stamps of fields that nobody may have written since, by name; `0.0` where there was no such field.
+        fence: the lock that the writer holds; None: it holds none, and needs none.
     """
 
     put: Mapping[str, str] = {}
@@ -306,13 +385,25 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True):
     refresh: float = 0.0
     commit_id: str
     whole: bool = False
+    expected: Mapping[str, Version] = {}
+    fence: Fence | None = None
 
     def replace(self, **changes: Any) -> "Delta":
         """The same delta with other attributes."""
         return msgspec.structs.replace(self, **changes)
 
+    def conflicts(self, record: Record) -> tuple[str, ...]:
+        """The fields that somebody has written although this delta expects that nobody did."""
+        return tuple(name for name, stamp in self.expected.items() if _stamp(record, name) != stamp)
+
     def __repr__(self) -> str:
         return f"<Delta {len(self.put)} put, {len(self.drop)} dropped>"
+
+
+def _stamp(record: Record, name: str) -> Version:
+    """The stamp of a field, or of its deletion; 0.0 where neither is remembered."""
+    item = record.fields.get(name)
+    return item.stamp if item else Version()
 
 
 def mirrored(row: Record, copy: Record) -> Record:
@@ -340,7 +431,8 @@ def merge(x: Record, y: Record) -> Record:
     version = x.version.join(y.version)
     if x.gone or y.gone:
         ended_at = max(record.updated_at for record in (x, y) if record.gone)
-        return Record.tombstone(version=version, at=ended_at, until=max(x.expires_at, y.expires_at))
+        until, successor = max(x.expires_at, y.expires_at), max(x.successor, y.successor)
+        return Record.tombstone(version=version, at=ended_at, until=until, successor=successor)
     return Record(
         version=version,
         fields=_merge_fields(x.fields, y.fields),
@@ -354,6 +446,8 @@ def merge(x: Record, y: Record) -> Record:
         session_fingerprint=_either(x.session_fingerprint, y.session_fingerprint),
         user_agent=_either(x.user_agent, y.user_agent),
         ip_address=_either(x.ip_address, y.ip_address),
+        sid=_either(x.sid, y.sid),
+        origin=max(x.origin, y.origin),
     )
 
 

@@ -12,6 +12,7 @@ from vedsess_middleware.events import EventHook, StoreRestarted
 from vedsess_middleware.stores.circuit import Circuit
 from vedsess_middleware.stores.contract import News, Primary, Secondary
 from vedsess_middleware.stores.failover.copies import Copies, Copy
+from vedsess_middleware.stores.failover.cutoffs import CutOffs
 from vedsess_middleware.stores.failover.trust import Begun, Trust
 from vedsess_middleware.stores.record import Record
 
@@ -37,6 +38,7 @@ class Pair:
         primary: asked first.
         secondary: takes over.
         mirror: when the secondary gets its copy.
+        longest_life: of a session, in seconds.
         clock: monotonic seconds.
         wait: waits.
         on_event: told of every change between the stores.
@@ -44,6 +46,7 @@ class Pair:
     Attributes:
         trust: whether the primary may be answered from.
         copies: what the secondary has yet to get.
+        cut_offs: users whose sessions are over, whatever else is known of them.
         missed: what the primary has yet to get, by key.
         dirty: keys that are known to be dirty, to be drained.
         buried: epochs under which the primary was told of a tombstone, by key: its mark is to be cleared.
@@ -57,6 +60,7 @@ class Pair:
         secondary: Secondary,
         *,
         mirror: Mirror,
+        longest_life: float,
         clock: Callable[[], float],
         wait: Wait,
         on_event: EventHook,
@@ -66,7 +70,7 @@ class Pair:
         circuit = partial(Circuit, on_event=on_event, clock=clock)
         self.first = circuit(primary.name, CircuitBreaker(clock), trial=False)
         self.second = circuit(secondary.name, CircuitBreaker(clock), trial=True)
-        self.trust, self.copies = Trust(clock), Copies()
+        self.trust, self.copies, self.cut_offs = Trust(clock), Copies(), CutOffs(longest_life)
         self.missed: dict[str, Missed] = {}
         self.dirty: set[str] = set()
         self.buried: dict[str, str] = {}
@@ -146,14 +150,22 @@ class Pair:
     async def poll(self) -> None:
         """Ask the secondary for the epoch and the dirty keys.  The first process of all makes the first epoch."""
         begun = self.trust.begin_poll()
-        news = await self.second.ask(self.secondary.poll)
+        news = await self.news()
         if self.mirrors and not news.epoch:
             epoch = await self.new_epoch()
             # Nobody ever trusted anything, so there is nobody to wait for; and whoever hears of it finds it installed.
             await self.first.ask(self.under(epoch).install)
             await self.second.ask(partial(self.secondary.set_epoch, epoch, missing=""))
-            news = await self.second.ask(self.secondary.poll)
+            news = await self.news()
         self.take(begun, news)
+
+    async def news(self) -> News:
+        """What a poll says.  Whoever takes it has heard of every cut-off that it counts."""
+        news, known = await self.second.ask(self.secondary.poll), self.cut_offs.known
+        if self.mirrors and news.cut_offs != known:
+            cut_offs = await self.second.ask(partial(self.secondary.cut_offs, after=known))
+            self.cut_offs.learn(news.cut_offs, cut_offs)
+        return news
 
     async def new_epoch(self) -> str:
         """An epoch that nobody ever used, for the process that answers now."""

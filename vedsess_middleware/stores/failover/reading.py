@@ -54,6 +54,8 @@ class Reader:
         view, found = await self._found(wanted)
         copy = found.record if found else None
         if copy is not None and found is not None and (found.hit or copy.gone):
+            if pair.cut_offs.over(copy):
+                return pair.cut_offs.end(wanted.key, copy, wanted.at)
             if copy.last_activity == wanted.at and pair.mirrors:
                 pair.secondary.note_use(wanted.key, copy)
             return copy
@@ -73,6 +75,8 @@ class Reader:
             return record
         if record.expires_at <= wanted.at:
             return None
+        if pair.cut_offs.over(record):
+            return pair.cut_offs.end(wanted.key, record, wanted.at)
         if view is not None and found is not None and row is not None and not (pair.mirrors and row.dirty):
             pair.missed[wanted.key] = Missed(row, found.lease, view)
         stale = not record.version.covers(wanted.token)

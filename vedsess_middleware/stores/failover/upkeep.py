@@ -3,7 +3,7 @@
 import math
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 
@@ -42,9 +42,8 @@ class Upkeep:
         """Whether there is something to do."""
         pair = self._pair
         stores = pair.primary.pending or pair.secondary.pending or pair.first.probe_due
-        return bool(len(pair.copies) or pair.missed or pair.buried or stores) or (
-            pair.first.breaker.closed and self._looks
-        )
+        waiting = len(pair.copies) or pair.missed or pair.buried or pair.cut_offs.pending
+        return bool(waiting or stores) or (pair.first.breaker.closed and self._looks)
 
     @property
     def owed(self) -> int:
@@ -74,7 +73,7 @@ class Upkeep:
         pair = self._pair
         if pair.first.probe_due:
             pair.draining = await pair.first.probe(pair.primary.probe) or pair.draining
-        for work in (self._copier.run, self._clear, self._look_after, self._fill, self._note_uses):
+        for work in (self._copier.run, self._clear, self._bury, self._look_after, self._fill, self._note_uses):
             with suppress(StoreUnavailable, CorruptRecord):
                 await work()
 
@@ -90,6 +89,12 @@ class Upkeep:
         for epoch in {under for _, under in buried}:
             keys = [key for key, under in buried if under == epoch]
             await pair.second.ask(partial(pair.secondary.buried, keys, epoch=epoch))
+
+    async def _bury(self) -> None:
+        """End for good what turned out to be cut off.  What fails is met again."""
+        pair, tombstones = self._pair, self._pair.cut_offs.taken()
+        if tombstones:
+            await pair.second.ask(partial(pair.secondary.owe, tombstones))
 
     async def _fill(self) -> None:
         for key in list(self._pair.missed)[:_AT_ONCE]:
@@ -173,7 +178,7 @@ class Upkeep:
         if mine:
             await pair.first.ask(pair.under(mine).install)
         begun = trust.begin_poll()
-        news = await pair.second.ask(pair.secondary.poll)
+        news = await pair.news()
         if not news.epoch:  # the secondary has lost it: begin anew
             trust.mended()
             await pair.poll()
@@ -202,15 +207,19 @@ class Upkeep:
         known = list(pair.dirty)
         # A different choice in every process, so that they share the work, and nothing waits behind what fails.
         keys = random.sample(known, min(len(known), _AT_ONCE))
-        if not keys:
-            return False
+        if keys:
+            await self.drain(keys)
+        return bool(keys)
+
+    async def drain(self, keys: Sequence[str]) -> None:
+        """Bring these to the primary, where they are owed to it."""
+        pair = self._pair
         owed = await pair.second.ask(partial(pair.secondary.owed, keys))
         for key in keys:
             pair.dirty.discard(key)  # the next poll names it again if it stays owed
             with _sparing_others():
                 if key in owed:
                     await (self._pay if pair.mirrors else self._move)(key, owed[key])
-        return True
 
     async def _pay(self, key: str, row: Record) -> None:
         pair, epoch = self._pair, self._pair.trust.epoch

@@ -1,9 +1,10 @@
 """Counting and tidying: what nobody should wait for in a request."""
 
-import re
+from contextlib import aclosing
 
 from vedsess_middleware.errors import StoreMisconfigured
 from vedsess_middleware.stores.redis.hashes import iso
+from vedsess_middleware.stores.redis.indexes import Indexes
 from vedsess_middleware.stores.redis.wire import Wire
 
 __all__ = ["Census"]
@@ -25,12 +26,11 @@ class Census:
     Args:
         wire: the way to Redis.
         session: prefix of the records.
-        user: prefix of the index of each user.
-        everyone: name of the index of all sessions.
+        indexes: what they are called.
     """
 
-    def __init__(self, wire: Wire, *, session: str, user: str, everyone: str) -> None:
-        self._wire, self._session, self._user, self._everyone = wire, session, user, everyone
+    def __init__(self, wire: Wire, *, session: str, indexes: Indexes) -> None:
+        self._wire, self._session, self._indexes = wire, session, indexes
 
     async def count(self, *, at: float) -> tuple[int, int]:
         """Return how many sessions are alive, and how many users have one."""
@@ -38,9 +38,9 @@ class Census:
         users: set[bytes] = set()
         active = cursor = 0
         while True:
-            cursor, keys = await self._page(self._everyone, cursor)
+            cursor, entries = await self._page(self._indexes.everyone, cursor)
             records = await self._wire.exchange(
-                *(("HMGET", self._session + key, "expires_at", "user_id") for key in keys)
+                *(("HMGET", self._session + key, "expires_at", "user_id") for key in entries)
             )
             alive = [user for ends, user in records if ends is not None and ends > now]
             active += len(alive)
@@ -50,16 +50,13 @@ class Census:
 
     async def trim(self, *, at: float) -> int:
         """Remove index entries of sessions that are over, and return how many."""
-        now = iso(at).encode()
-        removed = await self._trim_one(self._everyone, now)
-        pattern = re.sub(r"[\\*?\[\]]", r"\\\g<0>", self._user) + "*"
-        cursor = 0
-        while True:
-            cursor, names = await self._wire.execute("SCAN", cursor, "MATCH", pattern, "COUNT", _PAGE)
-            for name in names:
-                removed += await self._trim_one(name.decode(), now)
-            if not cursor:
-                return removed
+        removed = await self._trim_one(self._indexes.everyone, at)
+        for prefix in self._indexes.owners.values():
+            async with aclosing(self._wire.scan(prefix, kind="zset")) as pages:
+                async for names in pages:
+                    for name in names:
+                        removed += await self._trim_one(name, at)
+        return removed
 
     async def server(self) -> dict[str, int | float | str]:
         """Return what Redis says of itself; nothing where it may not be asked."""
@@ -82,17 +79,20 @@ class Census:
         old = [each for each in facts if int(str(each["redis_version"]).partition(".")[0]) < _SCRIPTS_STAY_BEHIND]
         return ",".join(sorted(str(each["run_id"])[:8] for each in old))
 
-    async def _trim_one(self, name: str, now: bytes) -> int:
+    async def _trim_one(self, name: str, at: float) -> int:
+        now = iso(at).encode()
         removed = cursor = 0
         while True:
-            cursor, keys = await self._page(name, cursor)
+            cursor, entries = await self._page(name, cursor)
+            keys = [key for key, score in entries.items() if score > 0]
             ends = await self._wire.exchange(*(("HGET", self._session + key, "expires_at") for key in keys))
             dead = [key for key, end in zip(keys, ends, strict=True) if end is None or end <= now]
+            dead += [key for key, score in entries.items() if -at <= score <= 0]
             if dead:
                 removed += await self._wire.execute("ZREM", name, *dead)
             if not cursor:
                 return removed
 
-    async def _page(self, name: str, cursor: int) -> tuple[int, list[str]]:
+    async def _page(self, name: str, cursor: int) -> tuple[int, dict[str, float]]:
         cursor, members = await self._wire.execute("ZSCAN", name, cursor, "COUNT", _PAGE)
-        return cursor, [member.decode() for member, _ in members]
+        return cursor, {member.decode(): float(score) for member, score in members}

@@ -8,7 +8,9 @@ from typing import NamedTuple
 __all__ = ["Script", "session_script"]
 
 # Each is a branch of the script, in this order: what runs most comes first, for what is above it is run with it.
-_BRANCHES = ("update", "touch", "load", "create", "finish", "merge", "confirm", "renew")
+_BRANCHES = ("update", "touch", "lock", "unlock")
+# These know how replicas are brought together.
+_MORE_BRANCHES = ("load", "create", "finish", "merge", "confirm", "renew", "reserve")
 
 
 class Script(NamedTuple):
@@ -29,11 +31,15 @@ def session_script(epoch: str = "") -> Script:
     parts = [f"local epoch, processes = '{epoch}', '{processes}'\n"]
     if processes:
         parts.append(_file("process"))
-    parts += ["if #ARGV == 0 then return 1 end\n", "local key, command = KEYS[1], table.remove(ARGV)\n", _file("due")]
-    parts += [_file("common"), *(f"if command == '{name}' then\n{_file(name)}end\n" for name in _BRANCHES[:2])]
-    parts += [_file("replicas"), *(f"if command == '{name}' then\n{_file(name)}end\n" for name in _BRANCHES[2:])]
+    parts += ["if #ARGV == 0 then return 1 end\n", "local key, command = KEYS[1], table.remove(ARGV)\n"]
+    parts += [_file("guarded"), _file("due"), _file("common"), *map(_branch, _BRANCHES)]
+    parts += [_file("replicas"), *map(_branch, _MORE_BRANCHES)]
     text = "".join(parts)
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+def _branch(name: str) -> str:
+    return f"if command == '{name}' then\n{_file(name)}end\n"
 
 
 def _file(name: str) -> str:

@@ -1,7 +1,8 @@
 """The way to Redis: one retry, the script by its SHA-1, and errors in our words."""
 
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from copy import copy
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -18,6 +19,8 @@ from vedsess_middleware.stores.redis.scripts import Script
 __all__ = ["Argument", "Call", "Command", "Wire"]
 
 T = TypeVar("T")
+
+_PAGE = 500
 
 Argument = str | int | float
 
@@ -154,6 +157,20 @@ class Wire:
         except _ScriptMissing as error:
             raise EpochMissing from error
 
+    async def scan(self, prefix: str, *, kind: str) -> AsyncGenerator[list[str]]:
+        """Give the names of all keys of a type that begin so, page by page; one may come twice.
+
+        Those that come into being meanwhile may be missing.
+        """
+        words = "MATCH", re.sub(r"[\\*?\[\]]", r"\\\g<0>", prefix) + "*", "COUNT", _PAGE, "TYPE", kind
+        servers: list[Any] = await self.run(_servers)
+        for server in servers:
+            cursor: int | None = None
+            while cursor != 0:
+                page: _Page = await self.run(partial(_page, server=server, words=("SCAN", cursor or 0, *words)))
+                cursor = page.cursor
+                yield [name.decode() for name in page.names]
+
     async def facts(self, section: str) -> list[dict[str, Any]]:
         """What INFO says, of each process that holds data."""
         return await self.run(partial(_facts, section=section))
@@ -206,6 +223,28 @@ def _everywhere(client: Client, *, words: Words) -> Maybe[Any]:
     if is_cluster(client):
         return client.execute_command(*words, target_nodes=client.PRIMARIES)
     return client.execute_command(*words)
+
+
+async def _servers(client: Client) -> list[Any]:
+    """The processes that hold data, where a Cluster has to be told which one to ask."""
+    if not is_cluster(client):
+        return [None]
+    if is_asyncio(client):
+        await client.initialize()
+    return list(client.get_primaries())
+
+
+class _Page(NamedTuple):
+    cursor: int
+    names: list[bytes]
+
+
+async def _page(client: Client, *, server: Any, words: Words) -> _Page:
+    if server is None:
+        return _Page(*await settle(client.execute_command(*words)))
+    cursors, names = await settle(client.execute_command(*words, target_nodes=server))
+    [cursor] = cursors.values()
+    return _Page(cursor, names)
 
 
 async def _facts(client: Client, *, section: str) -> list[dict[str, Any]]:

@@ -35,13 +35,21 @@ from vedsess_middleware.stores.sql.bounded import (
     psycopg_classes,
 )
 from vedsess_middleware.stores.sql.doors import begin_transactions, for_writes, is_marked
-from vedsess_middleware.stores.sql.faults import is_locked, is_missing_table, translate, was_deadlock, was_disconnected
+from vedsess_middleware.stores.sql.faults import (
+    is_locked,
+    is_made_already,
+    needs_tables,
+    translate,
+    was_deadlock,
+    was_disconnected,
+)
 
 __all__ = [
     "async_engine",
     "budget",
     "for_writes",
-    "is_missing_table",
+    "is_made_already",
+    "needs_tables",
     "sync_engine",
     "translate",
     "was_deadlock",

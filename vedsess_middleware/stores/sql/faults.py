@@ -9,7 +9,7 @@ from sqlalchemy import exc
 
 from vedsess_middleware.errors import Reason, StoreError, StoreMisconfigured, StoreUnavailable
 
-__all__ = ["is_locked", "is_missing_table", "translate", "was_deadlock", "was_disconnected"]
+__all__ = ["is_locked", "is_made_already", "needs_tables", "translate", "was_deadlock", "was_disconnected"]
 
 Code = int | str | None
 Fault = Reason | Literal["misconfigured"]
@@ -27,6 +27,8 @@ _CODES: dict[Fault, tuple[int | str, ...]] = {
     "unreachable": (sqlite3.SQLITE_IOERR, 2002, 2003, 2006, 2013, 2055, "08", "57P05", "58"),
 }
 _DEADLOCKS: tuple[Code, ...] = (1213, "40001", "40P01")
+_MISSING: tuple[Code, ...] = (1054, 1146, "42703", "42P01")
+_THERE: tuple[Code, ...] = (1050, 1060, 1061, "23505", "42701", "42710", "42P07")
 _FAULTS: dict[Code, Fault] = {code: fault for fault, codes in _CODES.items() for code in codes}
 # Where there is no code, or one that says too little; the first match counts.  A double space follows the word that
 # libpq copies from a server's refusal, whatever the server's language.
@@ -54,12 +56,14 @@ def was_deadlock(error: BaseException) -> bool:
     return isinstance(error, exc.DBAPIError) and error.orig is not None and _code(error.orig) in _DEADLOCKS
 
 
-def is_missing_table(error: BaseException) -> bool:
-    """Whether a statement failed because its table does not exist."""
-    if not isinstance(error, exc.DBAPIError) or error.orig is None:
-        return False
-    code = _code(error.orig)
-    return code in ("42P01", 1146) or (code == sqlite3.SQLITE_ERROR and "no such table" in str(error.orig))
+def needs_tables(error: BaseException) -> bool:
+    """Whether a statement failed because its table, or a column of it, does not exist."""
+    return _says(error, _MISSING, "no such table|no such column|has no column")
+
+
+def is_made_already(error: BaseException) -> bool:
+    """Whether something could not be made because it is there."""
+    return _says(error, _THERE, "already exists|duplicate column")
 
 
 def is_locked(error: sqlite3.Error) -> bool:
@@ -67,8 +71,13 @@ def is_locked(error: sqlite3.Error) -> bool:
     return _FAULTS.get(_code(error)) == "locked"
 
 
-def translate(error: exc.SQLAlchemyError | OSError, what: str) -> StoreError:
-    """The store error to raise `from` this one; its message begins with `what`.  (`TimeoutError` is an `OSError`.)
+def translate(error: exc.SQLAlchemyError | OSError, what: str, *, making: bool = False) -> StoreError:
+    """The store error to raise `from` this one.  (`TimeoutError` is an `OSError`.)
+
+    Args:
+        error: what SQLAlchemy raised.
+        what: the message begins with it.
+        making: it came while missing tables were made: that is to be done by somebody who may.
 
     Raises:
         SQLAlchemyError: the given error itself, where a statement of ours is at fault.
@@ -79,8 +88,16 @@ def translate(error: exc.SQLAlchemyError | OSError, what: str) -> StoreError:
     if fault != "misconfigured":
         return StoreUnavailable(f"{what}: SQL store {fault}", reason=fault)
     cause = str(getattr(error, "orig", None) or error).split("\n", 1)[0]
-    mend = " (`vedsess sql-init` makes it)" if is_missing_table(error) else ""
+    mend = " (`vedsess sql-init` makes it)" if making or needs_tables(error) else ""
     return StoreMisconfigured(f"{what}: {cause}{mend}")
+
+
+def _says(error: BaseException, codes: tuple[Code, ...], words: str) -> bool:
+    """Whether the database answered with one of these codes; SQLite has but one, and words."""
+    if not isinstance(error, exc.DBAPIError) or error.orig is None:
+        return False
+    code = _code(error.orig)
+    return code in codes or (code == sqlite3.SQLITE_ERROR and bool(re.search(words, str(error.orig))))
 
 
 def _fault(error: BaseException) -> Fault | None:
@@ -95,7 +112,7 @@ def _fault(error: BaseException) -> Fault | None:
             return "unreachable"
         case exc.DBAPIError(orig=BaseException() as orig):
             lost = error.connection_invalidated or isinstance(error, exc.OperationalError)
-            return "misconfigured" if is_missing_table(error) else _driver_fault(orig, lost=lost)
+            return "misconfigured" if needs_tables(error) else _driver_fault(orig, lost=lost)
     return None
 
 

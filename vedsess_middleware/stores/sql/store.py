@@ -2,46 +2,41 @@
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-from sqlalchemy import Connection, Engine, delete, func, inspect, select
-from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
+from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from vedsess_middleware.concurrency import PerLoop
-from vedsess_middleware.errors import CorruptRecord, SessionExists, StoreUnavailable
-from vedsess_middleware.stores.contract import News, Stats, Written
-from vedsess_middleware.stores.record import Delta, Record, Version
-from vedsess_middleware.stores.sql import changes, engines, work
-from vedsess_middleware.stores.sql.doors import Doors
-from vedsess_middleware.stores.sql.tables import instant, metadata, sessions
+from vedsess_middleware.errors import StoreUnavailable
+from vedsess_middleware.stores.contract import News, Owner, Replaced, Stats, Written
+from vedsess_middleware.stores.record import Delta, Fence, Record, Version
+from vedsess_middleware.stores.sql import changes, ddl, engines, locks, statements, users, work
+from vedsess_middleware.stores.sql.database import Database
+from vedsess_middleware.stores.sql.tables import instant, sessions
 
 __all__ = ["SQLStore"]
 
-T = TypeVar("T")
-
-_Work = Callable[[Connection], T]
 _FLUSH_EVERY = 1.0
-_MOST_TRIES = 5
 _MOST_USES = 10_000
 
 
 class SQLStore:
     """Keeps sessions in SQLite, PostgreSQL, MariaDB or MySQL.
 
-    Every method raises `StoreUnavailable` or `StoreMisconfigured` when the database does not serve.  The table is made
-    on first use.
+    Every method raises `StoreUnavailable` or `StoreMisconfigured` when the database does not serve.  The tables are
+    made on first use, and those of an earlier release get what they lack.
 
     Args:
         engine: an engine of its own, never the app's, as `engines` makes it; or a callable that makes an asyncio
             engine, called once for each event loop.
         timeout: seconds that one operation may take, its one repeat included.
         clock: monotonic seconds.
+        longest_life: seconds for which a cut-off is remembered: no session may live for longer.
     """
 
-    name = "sql"
+    name = locks.NAME
 
     def __init__(
         self,
@@ -49,16 +44,11 @@ class SQLStore:
         *,
         timeout: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
+        longest_life: float = 30 * 86400.0,
     ) -> None:
         self.is_async = not isinstance(engine, Engine)
-        self._engine = engine
-        self._doors: Doors | PerLoop[Doors]
-        if isinstance(engine, Engine | AsyncEngine):
-            self._doors = Doors.of(engine)
-        else:
-            make = engine
-            self._doors = PerLoop(lambda: Doors.of(make()))
-        self._timeout, self._clock = timeout, clock
+        self._database = Database(engine, timeout=timeout)
+        self._clock, self._longest_life = clock, longest_life
         self._used: dict[str, Record] = {}
         self._flush_at = 0.0
 
@@ -97,7 +87,7 @@ class SQLStore:
 
     async def create(self, key: str, record: Record) -> Version:
         record = record.born(Version(1, 0))
-        await self._insert(key, partial(work.insert, key=key, record=record), record)
+        await self._database.insert(key, partial(work.insert, key=key, record=record), record)
         return record.version
 
     async def replace(
@@ -109,22 +99,25 @@ class SQLStore:
         at: float,
         until: float,
         even_if_gone: bool = False,
+        known: Version | None = None,
         dirty: bool = False,
-    ) -> Version | None:
-        record = record.born(Version(1, 0))
+    ) -> Replaced | None:
+        record, missed = record.born(Version(1, 0)), dict[str, Record | None]()
 
         def both(connection: Connection) -> bool:
-            old = work.find(connection, key=old_key, lock=True)
+            old = work.hold(connection, key=old_key).record
             if old is not None and old.gone and not even_if_gone:
                 return work.find(connection, key=new_key) == record  # a repeat after a lost answer
+            missed[old_key] = old.past(known) if old else None
             work.insert(connection, key=new_key, record=record)
-            work.end(connection, keys=[old_key], at=at, until=until, dirty=dirty)
+            work.end(connection, keys=[old_key], at=at, until=until, dirty=dirty, successor=record.named(new_key))
             return True
 
-        return record.version if await self._insert(new_key, both, record, alone=False) else None
+        done = await self._database.insert(new_key, both, record, alone=False)
+        return Replaced(version=record.version, missed=missed.get(old_key)) if done else None
 
     async def update(self, key: str, delta: Delta) -> Written | None:
-        return await self._change(key, partial(changes.written, delta=delta), guess=delta.loaded)
+        return await self._database.change(key, partial(changes.written, delta=delta), guess=delta.loaded)
 
     async def end(
         self,
@@ -137,25 +130,47 @@ class SQLStore:
         dirty: bool = False,
     ) -> list[str]:
         ending = partial(work.end, keys=keys, user_id=user_id, keep=keep, at=at, until=until, dirty=dirty)
-        return await self._transact(ending)
+        return await self._database.transact(ending)
 
     async def merge(self, key: str, record: Record) -> Record:
-        return await self._change(key, partial(changes.brought_together, record=record))
+        return await self._database.change(key, partial(changes.brought_together, record=record))
 
-    async def records_of(self, user_id: str, *, at: float) -> dict[str, Record]:
-        return await self._visit(partial(work.records_of, user_id=user_id, at=at))
+    async def cut_off(self, user_id: str, *, at: float, until: float, dirty: bool = False) -> list[str]:
+        noted_until = at + self._longest_life
+        cutting = partial(users.cut_off, user_id=user_id, at=at, until=until, noted_until=noted_until, dirty=dirty)
+        return await self._database.with_rows(cutting)
+
+    async def records_of(self, owner: str, *, at: float, by: Owner = "user") -> dict[str, Record]:
+        return await self._database.visit(partial(work.records_of, owner=owner, by=by, at=at))
+
+    async def reserve(self, user_id: str, key: str, *, limit: int, deny: bool, at: float) -> list[str]:
+        reserving = partial(users.reserve, user_id=user_id, key=key, limit=limit, deny=deny, at=at)
+        return await self._database.with_rows(reserving)
+
+    async def lock(self, key: str, word: str, *, at: float, until: float) -> Fence | None:
+        return await self._database.visit(partial(locks.give_out, key=key, word=word, at=at, until=until))
+
+    async def unlock(self, key: str, fence: Fence) -> None:
+        if fence.store == self.name:
+            await self._database.visit(partial(locks.give_back, key=key, number=fence.number))
+
+    async def sample(self, *, at: float) -> tuple[str, Record] | None:
+        return await self._database.visit(partial(work.sample, at=at))
 
     async def stats(self, *, at: float) -> Stats:
         c = sessions.c
         query = select(func.count(), func.count(c.user_id.distinct())).where(c.is_active, c.expires_at > instant(at))
-        active, users = await self._visit(lambda connection: connection.execute(query).one())
+        active, users = await self._database.visit(lambda connection: connection.execute(query).one())
         dirty = select(func.count()).where(c.dirty)
-        owed = await self._visit(lambda connection: connection.execute(dirty).scalar_one())
+        owed = await self._database.visit(lambda connection: connection.execute(dirty).scalar_one())
         return Stats(store=self.name, active=active, users=users, details={"rows that Redis may not know": owed})
 
     async def cleanup(self, *, at: float) -> int:
-        statement = delete(sessions).where(sessions.c.expires_at <= instant(at))
-        return await self._visit(lambda connection: connection.execute(statement).rowcount)
+        def clean(connection: Connection) -> int:
+            connection.execute(statements.CLEAN_USERS, {"now": instant(at)})
+            return connection.execute(statements.CLEAN, {"now": instant(at)}).rowcount
+
+        return await self._database.visit(clean)
 
     async def after_response(self) -> None:
         if not self.pending:
@@ -163,137 +178,73 @@ class SQLStore:
         used, self._used = self._used, {}
         self._flush_at = self._clock() + _FLUSH_EVERY
         try:
-            await self._visit(partial(work.note_uses, used=used), alone=len(used) == 1)
+            await self._database.visit(partial(work.note_uses, used=used), alone=len(used) == 1)
         except StoreUnavailable:
             if len(used) < _MOST_USES:
                 self._used = {**used, **self._used}
             raise
 
     async def close(self) -> None:
-        doors = self._doors.pop() if isinstance(self._doors, PerLoop) else self._doors
-        if doors is not None:
-            await doors.close()
+        await self._database.close()
 
     async def has_table(self) -> bool:
-        """Whether the tables are there; makes nothing."""
-        return await self._visit(lambda connection: all(map(inspect(connection).has_table, metadata.tables)))
+        """Whether the tables are there, with all columns; makes nothing."""
+        return await self._database.visit(ddl.are_made)
 
     async def create_tables(self) -> None:
-        """Make the tables where they are not there."""
-        try:
-            await self._make_tables()
-        except (SQLAlchemyError, OSError) as error:
-            raise engines.translate(error, "session table") from error
+        """Make what is missing of the tables."""
+        await self._database.make_tables()
 
     # -- as a secondary --------------------------------------------------------------------------------------------
 
     async def take_over(self, key: str, delta: Delta) -> Written | None:
-        return await self._change(key, partial(changes.taken_over, delta=delta))
+        return await self._database.change(key, partial(changes.taken_over, delta=delta))
 
     async def owe(self, records: Mapping[str, Record]) -> None:
         wanted = {key: partial(changes.brought_together, record=record, dirty=True) for key, record in records.items()}
         if len(wanted) == 1:
-            await self._change(*wanted.popitem())
+            await self._database.change(*wanted.popitem())
         else:
-            await self._transact(partial(work.change_all, changes=wanted))
+            await self._database.transact(partial(work.change_all, changes=wanted))
 
     async def owed(self, keys: Collection[str]) -> dict[str, Record]:
-        return await self._visit(partial(work.owed, keys=keys))
+        return await self._database.visit(partial(work.owed, keys=keys))
 
     async def paid(self, key: str, version: Version, *, record: Record, epoch: str) -> None:
-        await self._visit(partial(work.pay, key=key, version=version, record=record, epoch=epoch))
+        await self._database.visit(partial(work.pay, key=key, version=version, record=record, epoch=epoch))
 
     async def buried(self, keys: Collection[str], *, epoch: str) -> None:
-        await self._visit(partial(work.bury, keys=keys, epoch=epoch))
+        await self._database.visit(partial(work.bury, keys=keys, epoch=epoch))
 
     async def forget(self, key: str, version: Version) -> None:
-        await self._visit(partial(work.forget, key=key, version=version))
+        await self._database.visit(partial(work.forget, key=key, version=version))
 
     async def peek(self, key: str) -> Record | None:
-        return await self._visit(partial(work.find, key=key))
+        return await self._database.visit(partial(work.find, key=key))
 
     async def poll(self) -> News:
-        return await self._visit(work.poll)
+        return await self._database.visit(work.poll)
 
     async def set_epoch(self, epoch: str, *, missing: str) -> bool:
         try:
-            done = await self._visit(partial(work.set_epoch, epoch=epoch, missing=missing))
+            done = await self._database.visit(partial(work.set_epoch, epoch=epoch, missing=missing))
         except IntegrityError:
             done = False
         # Somebody was quicker, or it was done and the answer was lost.
         return done or (await self.poll()).epoch == epoch
 
     async def mirror(self, key: str, record: Record, *, before: Record | None = None) -> Record:
-        return await self._change(key, partial(changes.mirrored, record=record), guess=before)
+        return await self._database.change(key, partial(changes.mirrored, record=record), guess=before)
 
     async def mirror_all(self, records: Mapping[str, Record]) -> dict[str, Record]:
         wanted = {key: partial(changes.mirrored, record=record) for key, record in records.items()}
-        return await self._transact(partial(work.change_all, changes=wanted))
+        return await self._database.transact(partial(work.change_all, changes=wanted))
+
+    async def cut_offs(self, *, after: int) -> dict[str, float]:
+        return await self._database.visit(partial(users.cut_offs, after=after))
 
     async def claim(self, key: str, version: Version) -> Version | None:
-        return await self._visit(partial(work.claim, key=key, version=version))
+        return await self._database.visit(partial(work.claim, key=key, version=version))
 
     def note_use(self, key: str, record: Record) -> None:
         self._used[key] = record
-
-    # -- visits ----------------------------------------------------------------------------------------------------
-
-    async def _change(self, key: str, change: changes.Change[T], *, guess: Record | None = None) -> T:
-        """Change a row without a transaction, or with one where somebody else was at it, or where it is unreadable."""
-        with engines.budget(self._timeout):
-            with suppress(IntegrityError, CorruptRecord):
-                step = await self._visit(partial(work.try_change, key=key, change=change, guess=guess))
-                if step is not None:
-                    return step.answer
-            return await self._transact(partial(work.change, key=key, change=change))
-
-    async def _transact(self, task: _Work[T]) -> T:
-        """For work that reads, then inserts: where somebody inserts in between, the second try finds the row."""
-        try:
-            return await self._visit(task, alone=False)
-        except IntegrityError:
-            return await self._visit(task, alone=False)
-
-    async def _insert(self, key: str, task: _Work[bool], record: Record, *, alone: bool = True) -> bool:
-        try:
-            return await self._visit(task, alone=alone)
-        except IntegrityError as error:
-            # A repeat after a lost answer meets its own row.
-            if await self._visit(partial(work.find, key=key)) != record:
-                raise SessionExists("a record exists under this key") from error
-            return True
-
-    async def _visit(self, task: _Work[T], *, alone: bool = True) -> T:
-        """Do this on a connection; `alone`: each statement is a transaction of its own."""
-        with engines.budget(self._timeout):
-            tries = 0
-            while True:
-                tries += 1
-                try:
-                    return await self._enter(task, alone=alone)
-                except (SQLAlchemyError, OSError) as error:
-                    if not await self._mended(error, tries):
-                        raise engines.translate(error, "session table") from error
-
-    async def _mended(self, error: SQLAlchemyError | OSError, tries: int) -> bool:
-        """Whether to try again: after a deadlock a few times, after what only the first try can meet once."""
-        if engines.was_deadlock(error):
-            return tries < _MOST_TRIES
-        if tries > 1 or not engines.is_missing_table(error):
-            return tries == 1 and engines.was_disconnected(error)
-        try:
-            await self._make_tables()
-        except (SQLAlchemyError, OSError) as other:
-            raise engines.translate(other, "session table") from other
-        return True
-
-    async def _enter(self, task: _Work[T], *, alone: bool) -> T:
-        doors = self._doors.get() if isinstance(self._doors, PerLoop) else self._doors
-        return await doors.enter(task, alone=alone)
-
-    async def _make_tables(self) -> None:
-        try:
-            await self._enter(metadata.create_all, alone=False)
-        except (IntegrityError, ProgrammingError, OperationalError):
-            # Another process was making it at the same time: then it is there now, and else this says why not.
-            await self._enter(metadata.create_all, alone=False)

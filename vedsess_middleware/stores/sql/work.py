@@ -6,11 +6,11 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Row, Select
 
 from vedsess_middleware.errors import CorruptRecord
-from vedsess_middleware.stores.contract import News
+from vedsess_middleware.stores.contract import News, Owner
 from vedsess_middleware.stores.record import Record, Version
 from vedsess_middleware.stores.sql import statements
-from vedsess_middleware.stores.sql.changes import Change, Step
-from vedsess_middleware.stores.sql.tables import changing, frame, from_row, instant, to_row
+from vedsess_middleware.stores.sql.changes import Change, Held, Step
+from vedsess_middleware.stores.sql.tables import beside, changing, frame, from_row, instant, to_row
 
 __all__ = [
     "bury",
@@ -26,6 +26,7 @@ __all__ = [
     "pay",
     "poll",
     "records_of",
+    "sample",
     "set_epoch",
     "try_change",
 ]
@@ -36,17 +37,26 @@ T = TypeVar("T")
 # -- one row -----------------------------------------------------------------------------------------------------------
 
 
-def find(connection: Connection, *, key: str, lock: bool = False) -> Record | None:
-    """The record, or None.  `lock` holds the row until the transaction ends, and takes an unreadable one for empty."""
-    row = connection.execute(statements.LOCK if lock else statements.FIND, {"key": key}).one_or_none()
-    if row is None:
-        return None
-    return _held(row) if lock else from_row(row)
+def find(connection: Connection, *, key: str) -> Record | None:
+    """The record, or None."""
+    return look(connection, key=key).record
 
 
-def insert(connection: Connection, *, key: str, record: Record, dirty: bool = False) -> bool:
+def look(connection: Connection, *, key: str) -> Held:
+    """What there is under a key."""
+    row = connection.execute(statements.FIND, {"key": key}).one_or_none()
+    return Held() if row is None else Held(from_row(row), *beside(row))
+
+
+def hold(connection: Connection, *, key: str) -> Held:
+    """The same, held until the transaction ends; an unreadable row is taken for empty."""
+    row = connection.execute(statements.LOCK, {"key": key}).one_or_none()
+    return Held() if row is None else _held(row)
+
+
+def insert(connection: Connection, *, key: str, record: Record, dirty: bool = False, commit: str | None = None) -> bool:
     """A new row."""
-    connection.execute(statements.INSERT, to_row(key, record, dirty=dirty))
+    connection.execute(statements.INSERT, {**to_row(key, record, dirty=dirty), "commit_id": commit})
     return True
 
 
@@ -58,28 +68,28 @@ def try_change(connection: Connection, *, key: str, change: Change[T], guess: Re
     guessed, and a repeat after a lost answer finds nothing to replace.
     """
     if guess is not None:
-        step = change(guess)
+        step = change(Held(guess))
         if _swapped(connection, key, guess, step):
             return step
-    row = find(connection, key=key)
-    step = change(row)
+    held = look(connection, key=key)
+    step = change(held)
     if step.record is None:
         return step
-    if row is None:
-        insert(connection, key=key, record=step.record, dirty=step.dirty)
+    if held.record is None:
+        insert(connection, key=key, record=step.record, dirty=step.dirty, commit=step.commit)
         return step
-    return step if _swapped(connection, key, row, step) else None
+    return step if _swapped(connection, key, held.record, step) else None
 
 
 def change(connection: Connection, *, key: str, change: Change[T]) -> T:
     """Carry out a change of a row that is held meanwhile."""
-    row = find(connection, key=key, lock=True)
-    step = change(row)
+    held = hold(connection, key=key)
+    step = change(held)
     if step.record is not None:
-        if row is None:
-            insert(connection, key=key, record=step.record, dirty=step.dirty)
+        if held.record is None:
+            insert(connection, key=key, record=step.record, dirty=step.dirty, commit=step.commit)
         else:
-            _store(connection, key, step.record, dirty=step.dirty)
+            _store(connection, key, step.record, dirty=step.dirty, commit=step.commit)
     return step.answer
 
 
@@ -87,7 +97,7 @@ def change_all(connection: Connection, *, changes: Mapping[str, Change[T]]) -> d
     """Carry out a change of each of these rows, which are held meanwhile."""
     keys = sorted(changes)
     rows = {row[0]: _held(row) for row in connection.execute(statements.LOCK_ALL, {"keys": statements.padded(keys)})}
-    steps = {key: changes[key](rows.get(key)) for key in keys}
+    steps = {key: changes[key](rows.get(key, Held())) for key in keys}
     stored = [(key, step.record, step.dirty) for key, step in steps.items() if step.record is not None]
     if updates := [_values(key, record, dirty=dirty) for key, record, dirty in stored if key in rows]:
         connection.execute(statements.STORE, updates)
@@ -125,9 +135,17 @@ def owed(connection: Connection, *, keys: Collection[str]) -> dict[str, Record]:
     return _records(connection, statements.OWED, {"keys": statements.padded(keys)})
 
 
-def records_of(connection: Connection, *, user_id: str, at: float) -> dict[str, Record]:
-    """The readable live records of a user."""
-    return _records(connection, statements.OF_USER, {"user": user_id, "now": instant(at)})
+def sample(connection: Connection, *, at: float) -> tuple[str, Record] | None:
+    """One of the sessions that would end last, if there is one with values."""
+    found = _records(connection, statements.SAMPLE, {"now": instant(at)})
+    return next(((key, record) for key, record in found.items() if record.values), None)
+
+
+def records_of(connection: Connection, *, owner: str, by: Owner, at: float) -> dict[str, Record]:
+    """The readable live records of a user, or of a `sid`."""
+    records = _records(connection, statements.OF[by], {"owner": owner, "now": instant(at)})
+    owners = {key: record.user_id if by == "user" else record.sid for key, record in records.items()}
+    return {key: record for key, record in records.items() if owners[key] == owner}  # some databases take Ada for ada
 
 
 def bury(connection: Connection, *, keys: Collection[str], epoch: str) -> None:
@@ -136,17 +154,22 @@ def bury(connection: Connection, *, keys: Collection[str], epoch: str) -> None:
 
 
 def poll(connection: Connection) -> News:
-    """The epoch and the dirty keys."""
+    """The epoch, the dirty keys, and how many cut-offs there were."""
     rows = connection.execute(statements.POLL).all()
     dirty = frozenset(key for key, value in rows if value is None)
-    epoch = next((value for _, value in rows if value is not None), "")
-    return News(epoch=epoch, dirty=dirty, complete=len(dirty) <= statements.MOST_DIRTY)
+    facts = {name: value for name, value in rows if value is not None}
+    return News(
+        epoch=facts.get("epoch", ""),
+        dirty=dirty,
+        complete=len(dirty) <= statements.MOST_DIRTY,
+        cut_offs=int(facts.get("cut_offs", 0)),
+    )
 
 
 def set_epoch(connection: Connection, *, epoch: str, missing: str) -> bool:
     """Replace the epoch, if nobody has.  A first one fails as a row that is there already."""
     if not missing:
-        connection.execute(statements.SET_FIRST_EPOCH, {"name": "epoch", "value": epoch})
+        connection.execute(statements.ADD_FACT, {"name": "epoch", "value": epoch})
         return True
     return bool(connection.execute(statements.SET_EPOCH, {"epoch": epoch, "missing": missing}).rowcount)
 
@@ -160,24 +183,31 @@ def end(
     at: float,
     until: float,
     dirty: bool = False,
+    successor: str = "",
 ) -> list[str]:
-    """Leave tombstones."""
+    """Leave tombstones, each for as long as a copy of its session can be alive."""
     named: dict[str, Any] = {"keys": statements.padded(keys)}
     if user_id is None:
         found = connection.execute(statements.NAMED, named)
     else:
         found = connection.execute(statements.NAMED_OR_OF_USER, {**named, "user": user_id, "keep": keep or ""})
-    rows = {row[0]: frame(row) for row in found}
+    framed = ((row[0], frame(row)) for row in found)
+    rows = {key: record for key, record in framed if key in keys or record.user_id == user_id}
     for key, record in rows.items():
         if not record.gone:
             version = Version(record.version.s + 1, record.version.r)
-            tombstone = Record.tombstone(version=version, at=at, until=max(until, record.expires_at))
+            kept_until = max(until, record.expires_at, at + record.idle_timeout)
+            tombstone = Record.tombstone(version=version, at=at, until=kept_until, successor=successor)
             _store(connection, key, tombstone, dirty=dirty or record.dirty)
     for key in keys:
         if key not in rows:
-            tombstone = Record.tombstone(version=Version(1, 0), at=at, until=until)
+            tombstone = Record.tombstone(version=Version(1, 0), at=at, until=until, successor=successor)
             insert(connection, key=key, record=tombstone, dirty=dirty)
-    return [*keys, *(key for key in rows if key not in keys)]
+    gone_on = [key for key in keys if key in rows and rows[key].lets_in]
+    successors = [rows[key].successor for key in gone_on]
+    if successors:
+        successors = end(connection, keys=successors, at=at, until=until, dirty=dirty)
+    return [*keys, *(key for key in rows if key not in keys), *successors]
 
 
 def note_uses(connection: Connection, *, used: Mapping[str, Record]) -> None:
@@ -192,8 +222,8 @@ def note_uses(connection: Connection, *, used: Mapping[str, Record]) -> None:
 # -- parts -------------------------------------------------------------------------------------------------------------
 
 
-def _held(row: Row[Any]) -> Record:
-    return _readable(row) or frame(row)
+def _held(row: Row[Any]) -> Held:
+    return Held(_readable(row) or frame(row), *beside(row))
 
 
 def _readable(row: Row[Any]) -> Record | None:
@@ -212,14 +242,14 @@ def _at(key: str, version: Version) -> dict[str, Any]:
     return {"key": key, "at_s": version.s, "at_r": version.r}
 
 
-def _values(key: str, record: Record, *, dirty: bool) -> dict[str, Any]:
+def _values(key: str, record: Record, *, dirty: bool, commit: str | None = None) -> dict[str, Any]:
     values = {f"new_{name}": value for name, value in to_row(key, record, dirty=dirty).items()}
     values["key"] = values.pop("new_session_id")
-    return values
+    return {**values, "new_commit": commit}
 
 
-def _store(connection: Connection, key: str, record: Record, *, dirty: bool) -> None:
-    connection.execute(statements.STORE, _values(key, record, dirty=dirty))
+def _store(connection: Connection, key: str, record: Record, *, dirty: bool, commit: str | None = None) -> None:
+    connection.execute(statements.STORE, _values(key, record, dirty=dirty, commit=commit))
 
 
 def _swapped(connection: Connection, key: str, row: Record, step: Step[Any]) -> bool:
@@ -229,10 +259,13 @@ def _swapped(connection: Connection, key: str, row: Record, step: Step[Any]) -> 
         return False
     values = {f"old_{name}": value for name, value in changing(row, dirty=row.dirty).items()}
     values |= {f"new_{name}": value for name, value in changing(record, dirty=step.dirty).items()}
-    return bool(connection.execute(statements.SWAP, {"key": key, **values}).rowcount)
+    values |= {"key": key, "new_commit": step.commit}
+    if step.lock is None:
+        return bool(connection.execute(statements.SWAP, values).rowcount)
+    return bool(connection.execute(statements.SWAP_LOCKED, {**values, "old_lock": step.lock}).rowcount)
 
 
 def _birth(record: Record) -> tuple[object, ...]:
     """What a session has for as long as it lives."""
-    labels = record.user_id, record.session_fingerprint, record.user_agent, record.ip_address
-    return record.gone, record.created_at, record.idle_timeout, record.deadline_at, *labels
+    labels = record.user_id, record.session_fingerprint, record.user_agent, record.ip_address, record.sid
+    return record.gone, record.created_at, record.idle_timeout, record.deadline_at, record.origin, *labels

@@ -8,7 +8,7 @@ if not state[1] and not state[2] and gone == '0' and lease ~= '*' and lease ~= s
   if lease == '' then redis.call('HDEL', key, 'lease') end  -- who holds it may have read an older row
   return {}
 end
-local buried, ended, last, word = string.match(state[1] or '', '^(%S+) (%S+) (%S+) (%S+)$')
+local buried, ended, last, word, successor = string.match(state[1] or '', '^(%S+) (%S+) (%S+) (%S+) ?(%S*)$')
 local incoming = {}
 for i = 5, #ARGV, 2 do incoming[ARGV[i]] = ARGV[i + 1] end
 
@@ -23,7 +23,7 @@ local left = math.max((state[1] or state[2]) and redis.call('PTTL', key) or 0, t
 if buried or gone == '1' then
   ended = later(ended or '', gone == '1' and iso(at) or '')
   last = later(last or state[2] and state[3] or '', incoming.expires_at or iso(at + ttl))
-  bury(version, ended, last, left, word or '-')
+  bury(version, ended, last, left, word or '-', later(successor or '', incoming.successor or ''))
   return redis.call('HGETALL', key)
 end
 

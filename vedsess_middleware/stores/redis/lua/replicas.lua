@@ -15,9 +15,12 @@ local function later(a, b)
   return #a > #b and a or b
 end
 
--- Leaves a tombstone for as long as an old copy could live: version, when, until, a word of the attempt.
-local function bury(version, ended, last, left, word)
+-- Leaves a tombstone for as long as an old copy could live: version, when, until, a word of the attempt, and the key
+-- that the session went on under, where it did.
+local function bury(version, ended, last, left, word, successor)
+  local words = {version, ended, last, word}
+  if successor ~= '' then words[5] = successor end
   redis.call('DEL', key)
-  redis.call('HSET', key, 'gone', table.concat({version, ended, last, word}, ' '))
+  redis.call('HSET', key, 'gone', table.concat(words, ' '))
   redis.call('PEXPIRE', key, left)
 end

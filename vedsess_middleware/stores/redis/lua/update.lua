@@ -1,6 +1,7 @@
 -- now and the last use that counts as lately, as in the record; at, base s, base r, known version, commit id, 1 if the
 -- whole record is wanted, number of fields, name, value, ..., forgotten names
--- -> {"ok", version, hash} | {"ok", version, its new end, user, hash} | {"gone", version} | {"absent"} | {"behind"}
+-- -> {"ok", version, hash} | {"ok", version, its new end, user, sid, hash} | {"gone", version} | {"absent"} | {"behind"}
+-- | what a guard says
 local now, lately, base_s, base_r, commit = ARGV[1], ARGV[2], ARGV[4], tonumber(ARGV[5]), ARGV[7]
 local state = redis.call('HMGET', key, 'version', 'gone', 'commit', 'last_activity', 'expires_at', 'epoch')
 local version, used = state[1], state[4]
@@ -13,6 +14,8 @@ local changes, forgotten = {}, #ARGV + 1
 if state[3] ~= commit then
   -- Only onto a copy that holds all the browser has seen, and that SQL has taken no write past: else SQL merges.
   if s ~= base_s or r < base_r then return {'behind'} end
+  local refusal = refused and refused(tonumber(ARGV[3]), version)
+  if refusal then return refusal end
   r = r + 1
   version = s .. '.' .. r
   changes = {'version', version, 'commit', commit, 'updated_at', now}
@@ -24,12 +27,12 @@ if state[3] ~= commit then
 end
 local reply, expires = {'ok', version}, 0
 if used < lately then
-  local at, of = tonumber(ARGV[3]), redis.call('HMGET', key, 'life', 'user_id')
+  local at, of = tonumber(ARGV[3]), redis.call('HMGET', key, 'life', 'user_id', 'sid')
   expires = ends_at(at, of[1])
   if expires > at then
     local n = #changes
     changes[n + 1], changes[n + 2], changes[n + 3], changes[n + 4] = 'last_activity', now, 'expires_at', iso(expires)
-    reply[3], reply[4] = expires, of[2] or ''
+    reply[3], reply[4], reply[5] = expires, of[2] or '', of[3] or ''
   end
 end
 if #changes > 0 then hset(changes) end
