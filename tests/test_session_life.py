@@ -17,7 +17,7 @@ CALM = settings(
 )
 ENCRYPTED = ("memory", "failover-sqlite")
 PAIRS = tuple(name for name in NAMES if name.startswith("failover"))
-EXAMPLES = {"memory": 80, "redis": 28, "sqlite": 20, "postgres": 24, "failover-memory": 80, "failover-sqlite": 15}
+EXAMPLES = {"memory": 50, "redis": 14, "sqlite": 10, "postgres": 12, "failover-memory": 50, "failover-sqlite": 8}
 STEPS = 25
 
 
