@@ -46,7 +46,7 @@ class Visits:
         self.kept: list[tuple[str, float]] = []
         """Places that may be kept for logins that came to nothing: whose, and until when."""
         self.unlimited: set[str] = set()
-        """Users who have logged in while only a part of their sessions could be counted."""
+        """Users who have logged in while their sessions could not be counted exactly."""
 
     @property
     def now(self) -> float:
@@ -91,7 +91,7 @@ class Visits:
             self._failed(found, act)
         elif answer.status == 409:
             assert answer.cookie is None
-            self._denied(found, act, before)
+            self._denied(found, act, before, exact=recorded)
         else:
             assert answer.status == act.status
             effect = model.act(found, act, self.now, recorded=recorded and self.place.well)
@@ -99,7 +99,7 @@ class Visits:
                 effect = replace(effect, optional=True)
             self._check_cookie(answer, effect, sent)
             if act.kind == "login" and not act.fails:
-                self._check_places(site, effect, act.user, before)
+                self._check_places(site, effect, act.user, before, exact=recorded)
         self.check_events()
 
     def _check_cookie(self, answer: Answer, effect: Effect, sent: str | None) -> None:
@@ -131,26 +131,29 @@ class Visits:
 
     # -- users -----------------------------------------------------------------------------------------------------
 
-    def _denied(self, found: Found, act: Act, before: list[Life] | None) -> None:
-        """A login that was refused: nothing has changed."""
+    def _denied(self, found: Found, act: Act, before: list[Life] | None, *, exact: bool) -> None:
+        """A login that was refused: nothing has changed.  A store that has just come back may count what is over."""
         limit = self.model.rules.limit
         assert act.kind == "login"
         assert limit is not None
         assert self.model.rules.deny
-        if before is not None:
+        if before is not None and exact:
             going = self.model.current(found, self.now)
             others = [life for life in before if going is None or life is not going.life]
             assert len(others) + self._kept(act.user) >= limit, "there was a place"
 
-    def _check_places(self, site: Site, effect: Effect, user: str, before: list[Life] | None) -> None:
+    def _check_places(self, site: Site, effect: Effect, user: str, before: list[Life] | None, *, exact: bool) -> None:
         """After a login: the user has as many sessions as are allowed, and those are gone that had to go."""
-        after, limit = self._named(site, user), self.model.rules.limit
-        if self.place.may_fail:
+        limit = self.model.rules.limit
+        if limit is not None and not exact:
             self.unlimited.add(user)
+            others = [life for life in self.model.of(user, self.now) if life is not effect.life]
+            self.model.end_all(others, self.now, surely=False)
+        after = self._named(site, user)
         if after is None:
             return
         assert effect.life in after
-        if limit is not None and before is not None:
+        if limit is not None and before is not None and exact:
             replaced = effect.instead.life if effect.instead else None
             others = [life for life in before if life is not replaced]
             lost = [life for life in others if life not in after]
