@@ -1,7 +1,8 @@
 """Sessions in any order of what can happen to them, over every store, in both colours, and while stores come and go."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 from zlib import crc32
 
 import pytest
@@ -17,7 +18,9 @@ CALM = settings(
 )
 ENCRYPTED = ("memory", "failover-sqlite")
 PAIRS = tuple(name for name in NAMES if name.startswith("failover"))
-EXAMPLES = {"memory": 50, "redis": 14, "sqlite": 10, "postgres": 12, "failover-memory": 50, "failover-sqlite": 8}
+POLICIES: dict[str, dict[str, Any]] = {"any": {}, "end-oldest": {"limit": 2}, "deny": {"limit": 2, "deny": True}}
+EXAMPLES = {"memory": 30, "redis": 10, "sqlite": 6, "postgres": 8, "failover-memory": 24, "failover-sqlite": 4}
+"""Lives for each policy: some of what there is in each world, and most where it costs least."""
 STEPS = 25
 
 
@@ -42,17 +45,22 @@ def world(request: pytest.FixtureRequest, protocol: ServerProtocol, runner: asyn
 
 def live(world: World, *, faults: bool) -> None:
     """The same lives in every run, and others in every world."""
-    machine = Lives.lived_in(world, faults=faults, encrypted=world.name in ENCRYPTED)
-    number = crc32(f"{world.name} {world.protocol} {faults}".encode())
-    calm = settings(CALM, max_examples=EXAMPLES[world.name], stateful_step_count=STEPS)
-    run_state_machine_as_test(seed(number)(machine), settings=calm)
+    for name, policy in POLICIES.items():
+        number = crc32(f"{world.name} {world.protocol} {faults} {name}".encode())
+        calm = settings(CALM, max_examples=EXAMPLES[world.name], stateful_step_count=STEPS)
+        run_state_machine_as_test(seed(number)(machine_of(world, faults=faults, policy=policy)), settings=calm)
 
 
 def live_long(world: World, *, faults: bool) -> None:
     """Many lives, and others in every run."""
-    machine = Lives.lived_in(world, faults=faults, encrypted=world.name in ENCRYPTED)
     many = settings(CALM, max_examples=100 * EXAMPLES[world.name], stateful_step_count=2 * STEPS)
-    run_state_machine_as_test(machine, settings=settings(many, derandomize=False, print_blob=True))
+    for policy in POLICIES.values():
+        machine = machine_of(world, faults=faults, policy=policy)
+        run_state_machine_as_test(machine, settings=settings(many, derandomize=False, print_blob=True))
+
+
+def machine_of(world: World, *, faults: bool, policy: Mapping[str, Any]) -> type[Lives]:
+    return Lives.lived_in(world, faults=faults, encrypted=world.name in ENCRYPTED, policy=policy)
 
 
 def test_every_browser_sees_its_own_session_and_nothing_else(world: World) -> None:

@@ -76,6 +76,10 @@ class Act:
         """The same of an app that looks first."""
         return replace(self, blind=False)
 
+    def blindly(self) -> "Act":
+        """The same of an app that does not."""
+        return replace(self, blind=True)
+
     def do(self, session: Session) -> None:
         """Do it."""
         match self.kind:

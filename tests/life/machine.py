@@ -1,6 +1,8 @@
 """The machine that draws lives: what browsers, thieves, apps, users and stores do, in any order."""
 
 import itertools
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Self
 
 from hypothesis import strategies as st
@@ -28,8 +30,14 @@ _seldom = st.sampled_from([False, False, False, True])
 _statuses = st.sampled_from([200] * 9 + [500])
 
 
-def _plain(name: str, value: int, blind: bool, status: int) -> Act:
-    return Act(kind="write", name=name, value=value, blind=blind, status=status)
+_overlap: dict[str, Any] = {
+    "browser": _browsers,
+    "worker": _workers,
+    "other": _workers,
+    "second": st.sampled_from(["read", "write", "regenerate", "logout", "login"]),
+    "graces": st.tuples(st.booleans(), st.booleans()),
+    "users": st.tuples(_users, _users),
+}
 
 
 def _field_of(kind: Kind) -> str:
@@ -44,15 +52,17 @@ class Lives(RuleBasedStateMachine):
         world: the stores.
         faults: they go away.
         encrypted: values are, at rest.
+        policy: the rules that are not drawn.
     """
 
     world: World
     faults = encrypted = False
+    policy: Mapping[str, Any] = MappingProxyType({})
 
     @classmethod
-    def lived_in(cls, world: World, *, faults: bool = False, encrypted: bool = False) -> type[Self]:
+    def lived_in(cls, world: World, **facts: Any) -> type[Self]:
         """The machine of a world."""
-        return type("Lives", (cls,), {"world": world, "faults": faults, "encrypted": encrypted})
+        return type("Lives", (cls,), {"world": world, **facts})
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,13 +70,11 @@ class Lives(RuleBasedStateMachine):
 
     @initialize(
         renewal=st.sampled_from([None, 30.0]),
-        limit=st.sampled_from([None, 2, 2]),
-        deny=st.booleans(),
         ends_on_replay=st.booleans(),
         mirror=st.sampled_from(["after-response", "before-response"]),
     )
     def open_sites(self, mirror: str, **rules: Any) -> None:
-        self.clock, agreed = Clock(), Rules(**rules)
+        self.clock, agreed = Clock(), Rules(**rules, **self.policy)
         # Where stores go away, what one process knows is what is promised to its browsers.
         workers = 1 if self.faults else 2
         self.place = self.world.place(self.clock, workers=workers, mirror=mirror)
@@ -90,7 +98,8 @@ class Lives(RuleBasedStateMachine):
 
     @rule(browser=_browsers, worker=_workers, name=_names, blind=st.booleans(), status=_statuses)
     def write(self, browser: int, worker: int, name: str, blind: bool, status: int) -> None:
-        self.act_of(_plain(name, next(self.values), blind, status), browser=browser, worker=worker)
+        act = Act(kind="write", name=name, value=next(self.values), blind=blind, status=status)
+        self.act_of(act, browser=browser, worker=worker)
 
     @rule(browser=_browsers, worker=_workers, name=st.sampled_from([*NAMES, "code", "list"]))
     def drop(self, browser: int, worker: int, name: str) -> None:
@@ -153,30 +162,27 @@ class Lives(RuleBasedStateMachine):
     ) -> None:
         worker %= len(self.sites)
         cookie = self.visits.cookies[-1 - back % len(self.visits.cookies)]
-        blind = blind and kind in ("write", "logout")
-        act = Act(
-            kind=kind,
-            name=_field_of(kind),
-            value=next(self.values),
-            user=user,
-            grace=grace,
-            blind=blind,
-        )
+        act = Act(kind=kind, name=_field_of(kind), value=next(self.values), user=user, grace=grace)
+        if blind and kind in ("write", "logout"):
+            act = act.blindly()
         self.visits.visit(self.visits.strangers[worker], self.sites[worker], cookie, act)
 
-    @rule(
-        browser=_browsers,
-        worker=_workers,
-        other=_workers,
-        first=st.sampled_from(["write", "append", "regenerate", "logout", "login", "revoke"]),
-        second=st.sampled_from(["read", "write", "regenerate", "logout", "login"]),
-        graces=st.tuples(st.booleans(), st.booleans()),
-        users=st.tuples(_users, _users),
-    )
-    def two_requests_overlap(
+    @rule(first=st.sampled_from(["write", "append", "login"]), **_overlap)
+    def another_request_writes_meanwhile(self, **how: Any) -> None:
+        self.two_overlap(**how)
+
+    @rule(first=st.just("regenerate"), **_overlap)
+    def another_request_changes_the_id_meanwhile(self, **how: Any) -> None:
+        self.two_overlap(**how)
+
+    @rule(first=st.sampled_from(["logout", "revoke"]), **_overlap)
+    def another_request_ends_the_session_meanwhile(self, **how: Any) -> None:
+        self.two_overlap(**how)
+
+    def two_overlap(
         self, browser: int, worker: int, other: int, first: Any, second: Any, graces: Any, users: Any
     ) -> None:
-        """The second one has looked before the first one comes, and acts after it has been answered."""
+        """The second one has looked before the first one comes, and acts after that has been answered."""
         worker, other = worker % len(self.sites), other % len(self.sites)
         asking = self.visits.browsers[browser][worker]
         cookie = asking.jar.value() or None
