@@ -8,6 +8,8 @@ import os
 import random
 import secrets
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +27,7 @@ from tests.rig.rig import Plan, Rig
 from tests.rig.run import Report, companions, run_faults
 from tests.servers import eventually, free_port
 
+ROOT = Path(__file__).parents[1]
 SECONDS = 1.5
 SEED = 20261124
 SEEDS = {"F21": 3}
@@ -115,6 +118,19 @@ def test_a_store_that_trusts_its_cache_is_caught(tmp_path: Path, judged: Judge) 
         for code in ("F2q", "F4"):
             report = judged(rig, [FAULTS[code]], SEED)
             assert {violation.check[0] for violation in report.violations} & {"1", "2", "4"}, str(report)
+
+
+def test_every_rule_that_is_taken_out_is_there() -> None:
+    program = """
+import sys
+from tests.rig.ablations import ABLATIONS
+from vedsess_middleware.stores.redis import view
+ABLATIONS[sys.argv[1]]()
+view.session_script("an epoch")
+"""
+    commands = [[sys.executable, "-c", program, name] for name in CAUGHT_BY]
+    ended = [subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False) for command in commands]
+    assert [each.stderr for each in ended if each.returncode] == []
 
 
 @pytest.mark.parametrize("name", QUICKLY_CAUGHT)

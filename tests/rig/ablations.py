@@ -9,6 +9,7 @@ from typing import Any
 
 from vedsess_middleware.concurrency import settle, waiting
 from vedsess_middleware.stores.failover import FailoverStore, reading
+from vedsess_middleware.stores.failover.copying import Copier
 from vedsess_middleware.stores.failover.ending import Ender
 from vedsess_middleware.stores.failover.pair import Pair
 from vedsess_middleware.stores.failover.upkeep import Upkeep
@@ -35,6 +36,8 @@ def without(name: str, *faults: str) -> Callable[[Callable[[], None]], Callable[
 
 
 def _patch(owner: Any, name: str, value: Any) -> None:
+    """Put something in the place of what is there: of what is not there, nothing would be taken out."""
+    assert hasattr(owner, name), f"{owner} has no {name} any more"
     setattr(owner, name, value)
 
 
@@ -83,7 +86,7 @@ def _the_dead_are_forgotten() -> None:
 
 @without("mirror", "F1q", "F21")
 def _sql_gets_no_copy() -> None:
-    _patch(Upkeep, "_copy", _nothing)
+    _patch(Copier, "run", _nothing)
     _patch(Upkeep, "_pick_up", _nothing)
 
 
@@ -117,12 +120,9 @@ def _named(text: str) -> Script:
 
 @without("stamps", "F5", "F10n")
 def _the_last_to_come_wins() -> None:
-    from vedsess_middleware.stores.sql import work
+    from vedsess_middleware.stores import record
 
-    def overwrite(x: Record, y: Record) -> Record:
-        return y if not x.gone else x
-
-    _patch(work, "merged", overwrite)
+    _patch(record, "_merge_fields", lambda x, y: {**x, **y})
 
 
 @without("wait for the copy", "F1q")
@@ -134,9 +134,9 @@ def _a_copy_under_way_is_not_awaited() -> None:
 def _slowly(mirror: Any) -> Any:
     """Copies that are under way for so long that a fault can come between."""
 
-    async def slow(self: SQLStore, key: str, record: Record) -> Record:
+    async def slow(self: SQLStore, key: str, record: Record, **options: Any) -> Record:
         await settle(waiting(is_async=self.is_async)(0.2))
-        kept: Record = await mirror(self, key, record)
+        kept: Record = await mirror(self, key, record, **options)
         return kept
 
     return slow
