@@ -446,6 +446,24 @@ async def test_a_session_that_has_ended_is_not_replaced(store: Subject) -> None:
 
 
 @driven
+async def test_an_end_finds_a_session_that_has_gone_on_twice(store: Subject) -> None:
+    at = now()
+    await store.create(KEY, a_record(at))
+    await store.replace(KEY, OTHER, a_record(at), at=at, until=at + IDLE)
+    await store.replace(OTHER, THIRD, a_record(at), at=at, until=at + IDLE)
+    assert set(await store.end([KEY], at=at, until=at + IDLE)) == {KEY, OTHER, THIRD}
+    assert is_over(await held(store, THIRD, at))
+
+
+@driven
+async def test_an_end_comes_to_an_end_although_tombstones_name_each_other(store: Subject) -> None:
+    at = now()
+    for name, successor in ((KEY, OTHER), (OTHER, KEY)):
+        await store.merge(name, a_tombstone(at).replace(successor=successor))
+    assert set(await store.end([KEY], at=at, until=at + IDLE)) >= {KEY}
+
+
+@driven
 async def test_a_login_replaces_a_session_that_has_ended(store: Subject) -> None:
     at = now()
     await store.end([KEY], at=at, until=at + IDLE)

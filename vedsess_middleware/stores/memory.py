@@ -120,7 +120,7 @@ class MemoryStore:
             ended = list(keys) + [key for key in self._of(user_id, at) if key != keep and key not in keys]
             for key in ended:  # grows: what is named is ended wherever it has gone on
                 old = self._records.get(key)
-                if old is not None and key in keys and old.lets_in:
+                if old is not None and key in keys and old.lets_in and old.successor not in ended:
                     keys = [*keys, old.successor]
                     ended.append(old.successor)
                 self._bury(key, at, until, dirty=dirty)

@@ -200,21 +200,27 @@ class RedisStore:
         until: float,
         due: int = 0,
     ) -> list[str]:
-        ended = list(keys)
+        named, asked, ended = list(keys), list[str](), list[str]()
+        ending = list(keys)
         if user_id is not None:
-            ended += [key for key in await self._listing.keys(user_id) if key != keep and key not in ended]
-        endings = [self._ending(key, at, until) for key in ended]
-        listing = self._indexes.owed(due, *ended)
-        replies = await self._wire.exchange(*(command for ending in endings for command in ending), *listing)
-        replies = replies[: 2 * len(ended) : 2]
-        gone_on = list[str]()
-        for key, (first, user, sid, _, successor) in zip(ended, replies, strict=True):
+            ending += [key for key in await self._listing.keys(user_id) if key != keep and key not in ending]
+        while ending:
+            asked += ending
+            found = zip(ending, await self._finished(ending, at, until, due), strict=True)
+            # The index may still name sessions that ended before.
+            told = [(key, first, successor) for key, (first, successor) in found if first or key in named]
+            ended += [key for key, _, _ in told]
+            gone_on = [successor for key, first, successor in told if key in named and not first]
+            named = ending = [key for key in gone_on if key[:1] not in ("", "!") and key not in asked]
+        return ended
+
+    async def _finished(self, keys: Sequence[str], at: float, until: float, due: int) -> list[tuple[int, str]]:
+        """End these, and tell of each whether this call did, and which key it had gone on under otherwise."""
+        endings = [command for key in keys for command in self._ending(key, at, until)]
+        replies = (await self._wire.exchange(*endings, *self._indexes.owed(due, *keys)))[: len(endings) : 2]
+        for key, (_, user, sid, _, _) in zip(keys, replies, strict=True):
             self._later.note_end(key, user, sid)
-            if key in keys and not first and successor[:1] not in (b"", b"!"):
-                gone_on.append(successor.decode(errors="replace"))
-        # The index may still name sessions that ended before.
-        told = [key for key, (first, *_) in zip(ended, replies, strict=True) if first or key in keys]
-        return told + (await self.end(gone_on, at=at, until=until, due=due) if gone_on else [])
+        return [(first, successor.decode(errors="replace")) for first, _, _, _, successor in replies]
 
     async def cut_off(self, user_id: str, *, at: float, until: float) -> list[str]:
         begun, session = partial(self._listing.begun, user_id=user_id, at=at), self._view.session

@@ -1,6 +1,7 @@
 """What a visit to the database does, as functions over a blocking `Connection`: both colours of engine run them."""
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Row, Select
@@ -186,6 +187,26 @@ def end(
     successor: str = "",
 ) -> list[str]:
     """Leave tombstones, each for as long as a copy of its session can be alive."""
+    burying = partial(_bury_all, connection, at=at, until=until, dirty=dirty)
+    ended, gone_on = burying(keys, user_id=user_id, keep=keep, successor=successor)
+    while gone_on := [key for key in gone_on if key not in ended]:
+        further, gone_on = burying(gone_on)
+        ended += further
+    return ended
+
+
+def _bury_all(
+    connection: Connection,
+    keys: Sequence[str],
+    *,
+    user_id: str | None = None,
+    keep: str | None = None,
+    at: float,
+    until: float,
+    dirty: bool,
+    successor: str = "",
+) -> tuple[list[str], list[str]]:
+    """End these, and return their keys, and those under which the ones that are named had gone on."""
     named: dict[str, Any] = {"keys": statements.padded(keys)}
     if user_id is None:
         found = connection.execute(statements.NAMED, named)
@@ -203,11 +224,8 @@ def end(
         if key not in rows:
             tombstone = Record.tombstone(version=Version(1, 0), at=at, until=until, successor=successor)
             insert(connection, key=key, record=tombstone, dirty=dirty)
-    gone_on = [key for key in keys if key in rows and rows[key].lets_in]
-    successors = [rows[key].successor for key in gone_on]
-    if successors:
-        successors = end(connection, keys=successors, at=at, until=until, dirty=dirty)
-    return [*keys, *(key for key in rows if key not in keys), *successors]
+    gone_on = [rows[key].successor for key in keys if key in rows and rows[key].lets_in]
+    return [*keys, *(key for key in rows if key not in keys)], gone_on
 
 
 def note_uses(connection: Connection, *, used: Mapping[str, Record]) -> None:
