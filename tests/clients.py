@@ -16,7 +16,7 @@ from wsgiref.validate import validator
 from sqlalchemy.util import await_only, greenlet_spawn
 from starlette.types import Message, Receive, Scope, Send
 
-from vedsess_middleware import Codec, Session, SessionManager, Settings, asgi, run_blocking, wsgi
+from vedsess_middleware import Codec, JsonCodec, Session, SessionManager, Settings, asgi, run_blocking, wsgi
 from vedsess_middleware.errors import StoreUnavailable
 from vedsess_middleware.events import Event
 from vedsess_middleware.stores.contract import Store
@@ -43,6 +43,24 @@ class Clock:
 
     def advance(self, seconds: float) -> None:
         self.now += seconds
+
+
+class CountingCodec(JsonCodec):
+    """Notes what it was given."""
+
+    __slots__ = ("decoded", "encoded")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoded, self.decoded = list[str](), list[str]()
+
+    def encode(self, name: str, value: object) -> str:
+        self.encoded.append(name)
+        return super().encode(name, value)
+
+    def decode(self, text: str) -> object:
+        self.decoded.append(text)
+        return super().decode(text)
 
 
 class Spy:

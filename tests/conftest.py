@@ -10,6 +10,7 @@ import pytest
 
 from tests.leaks import Watch
 from tests.servers import PostgresServer, RedisFactory, RedisServer, RedisServers, redis_binary, redis_ids
+from tests.stores import emptied_database
 
 if TYPE_CHECKING:
     from tests.mariadb import MariaServer
@@ -82,6 +83,12 @@ def postgres_url(postgres: PostgresServer) -> Iterator[str]:
     _administer(postgres, f"CREATE DATABASE {name}")
     yield postgres.url.removesuffix("postgres") + name
     _administer(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def shared_database(postgres: PostgresServer) -> str:
+    """The URL of a database that all tests share, its tables without rows."""
+    return emptied_database(postgres.start().url)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import count
 from typing import Any, Literal, TypeAlias
 
@@ -188,6 +188,16 @@ SYSTEM_STORES: dict[str, Build] = {
     "mariadb-asyncio": _sql("mariadb_url", "mariadb", is_async=True),
 }
 """Stores on servers that only the operating system has; for the marker `system`."""
+
+
+ON_THE_SYSTEM = [pytest.param(name, marks=pytest.mark.system) for name in SYSTEM_STORES]
+SQL = [*(name for name in SECONDARIES if name.startswith(("sqlite", "postgres"))), *ON_THE_SYSTEM]
+"""The stores that speak SQL, for a parametrised fixture."""
+
+
+def sql_store(name: str, request: pytest.FixtureRequest) -> AbstractContextManager[Subject]:
+    """One of them, running."""
+    return running((SECONDARIES | SYSTEM_STORES)[name](request))
 
 
 def emptied_database(url: str) -> str:

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.clients import Browser, Handler, Site
+from tests.clients import Browser, CountingCodec, Handler, Site
 from tests.sites import Backend, SiteFactory, add, in_memory, log_in, put, read
 from vedsess_middleware import ConfigurationError, Session, SessionTooLarge, events
-from vedsess_middleware.codec import JsonCodec
 from vedsess_middleware.concurrency import settle
 from vedsess_middleware.sealing import Opened, Sealer
 
@@ -222,24 +221,6 @@ class Counting:
     def open(self, key: str, name: str, stored: str) -> Opened:
         self.opened.append(name)
         return self._sealer.open(key, name, stored)
-
-
-class CountingCodec(JsonCodec):
-    """Notes what it was given."""
-
-    __slots__ = ("decoded", "encoded")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoded, self.decoded = list[str](), list[str]()
-
-    def encode(self, name: str, value: object) -> str:
-        self.encoded.append(name)
-        return super().encode(name, value)
-
-    def decode(self, text: str) -> object:
-        self.decoded.append(text)
-        return super().decode(text)
 
 
 @in_memory

@@ -19,8 +19,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.clients import CountingCodec
 from vedsess_middleware import Session, SessionManager, Settings
-from vedsess_middleware.codec import JsonCodec
 from vedsess_middleware.concurrency import run_blocking
 from vedsess_middleware.contents import Contents
 from vedsess_middleware.errors import SerializationError, StoreUnavailable
@@ -52,24 +52,6 @@ class CountingStore(MemoryStore):
         if self.failing:
             raise StoreUnavailable("no answer")
         return super().load(key, at=at, refresh=refresh, token=token)
-
-
-class CountingCodec(JsonCodec):
-    """Notes what it was given."""
-
-    __slots__ = ("decoded", "encoded")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoded, self.decoded = list[str](), list[str]()
-
-    def encode(self, name: str, value: object) -> str:
-        self.encoded.append(name)
-        return super().encode(name, value)
-
-    def decode(self, text: str) -> object:
-        self.decoded.append(text)
-        return super().decode(text)
 
 
 class Site:

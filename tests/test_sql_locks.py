@@ -7,19 +7,16 @@ from typing import Any
 import pytest
 from sqlalchemy import event, update
 
-from tests.servers import PostgresServer
 from tests.stores import (
     IDLE,
-    SECONDARIES,
-    SYSTEM_STORES,
+    SQL,
     Subject,
     a_delta,
     a_record,
     driven,
-    emptied_database,
     key,
     now,
-    running,
+    sql_store,
 )
 from vedsess_middleware.errors import CorruptRecord
 from vedsess_middleware.stores.record import Fence
@@ -28,17 +25,11 @@ from vedsess_middleware.stores.sql.tables import sessions
 
 KEY = key("one")
 LATE = 9_999_999_999.0
-SQL = [name for name in SECONDARIES if name.startswith(("sqlite", "postgres"))]
 
 
-@pytest.fixture
-def shared_database(postgres: PostgresServer) -> str:
-    return emptied_database(postgres.start().url)
-
-
-@pytest.fixture(params=[*SQL, *(pytest.param(name, marks=pytest.mark.system) for name in SYSTEM_STORES)])
+@pytest.fixture(params=SQL)
 def store(request: pytest.FixtureRequest) -> Iterator[Subject]:
-    with running((SECONDARIES | SYSTEM_STORES)[request.param](request)) as store:
+    with sql_store(request.param, request) as store:
         store.run(store.create_tables())
         yield store
 

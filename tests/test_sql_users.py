@@ -8,18 +8,15 @@ from typing import Any
 import pytest
 from sqlalchemy import event, select, update
 
-from tests.servers import PostgresServer
 from tests.stores import (
     IDLE,
-    SECONDARIES,
-    SYSTEM_STORES,
+    SQL,
     Subject,
     a_record,
     driven,
-    emptied_database,
     key,
     now,
-    running,
+    sql_store,
 )
 from vedsess_middleware.concurrency import run_blocking
 from vedsess_middleware.errors import SessionLimitReached
@@ -29,17 +26,11 @@ from vedsess_middleware.stores.sql.tables import facts, instant, users
 
 KEY, OTHER, THIRD, FOURTH = key("one"), key("other"), key("third"), key("fourth")
 DAYS = 86400.0
-SQL = [name for name in SECONDARIES if name.startswith(("sqlite", "postgres"))]
 
 
-@pytest.fixture
-def shared_database(postgres: PostgresServer) -> str:
-    return emptied_database(postgres.start().url)
-
-
-@pytest.fixture(params=[*SQL, *(pytest.param(name, marks=pytest.mark.system) for name in SYSTEM_STORES)])
+@pytest.fixture(params=SQL)
 def store(request: pytest.FixtureRequest) -> Iterator[Subject]:
-    with running((SECONDARIES | SYSTEM_STORES)[request.param](request)) as store:
+    with sql_store(request.param, request) as store:
         store.run(store.create_tables())
         yield store
 

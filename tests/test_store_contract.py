@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.servers import PostgresServer
 from tests.stores import (
     IDLE,
     NEVER,
+    ON_THE_SYSTEM,
     PRIMARIES,
     SECONDARIES,
     STORES,
@@ -20,7 +20,6 @@ from tests.stores import (
     a_record,
     a_tombstone,
     driven,
-    emptied_database,
     key,
     now,
     running,
@@ -41,22 +40,14 @@ TEXTS = {
 }
 
 
-@pytest.fixture
-def shared_database(postgres: PostgresServer) -> str:
-    return emptied_database(postgres.start().url)
-
-
-_ON_THE_SYSTEM = [pytest.param(name, marks=pytest.mark.system) for name in SYSTEM_STORES]
-
-
-@pytest.fixture(params=[*STORES, *_ON_THE_SYSTEM])
+@pytest.fixture(params=[*STORES, *ON_THE_SYSTEM])
 def store(request: pytest.FixtureRequest) -> Iterator[Subject]:
     with running((STORES | SYSTEM_STORES)[request.param](request)) as store:
         yield store
 
 
 as_primary = pytest.mark.parametrize("store", PRIMARIES, indirect=True)
-as_secondary = pytest.mark.parametrize("store", [*SECONDARIES, *_ON_THE_SYSTEM], indirect=True)
+as_secondary = pytest.mark.parametrize("store", [*SECONDARIES, *ON_THE_SYSTEM], indirect=True)
 
 
 def is_over(record: Record | None) -> bool:

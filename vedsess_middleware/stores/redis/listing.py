@@ -34,19 +34,19 @@ class Listing:
 
     async def records(self, owner: str, by: Owner, at: float) -> dict[str, Record]:
         """Return the live records, by key."""
-        keys, session = await self.keys(owner, by), self._view.session
-        hashes = await self._view.wire.exchange(*(("HGETALL", session + key) for key in keys))
-        found = {key: readable(key, raw) for key, raw in zip(keys, hashes, strict=True)}
-        return {key: record for key, record in found.items() if record and not record.gone and record.expires_at > at}
+        return await self._living(await self.keys(owner, by), at)
 
     async def sample(self, at: float) -> tuple[str, Record] | None:
         """Return one of the sessions that would end last."""
         [members] = await self._view.wire.exchange(("ZRANGE", self._indexes.everyone, 0, _SAMPLED - 1, "REV"))
-        keys, session = [member.decode() for member in members], self._view.session
-        hashes = await self._view.wire.exchange(*(("HGETALL", session + key) for key in keys))
+        found = await self._living([member.decode() for member in members], at)
+        return next(((key, record) for key, record in found.items() if record.values), None)
+
+    async def _living(self, keys: Sequence[str], at: float) -> dict[str, Record]:
+        """Those of these records that can be read, and are alive."""
+        hashes = await self._view.wire.exchange(*(("HGETALL", self._view.session + key) for key in keys))
         found = {key: readable(key, raw) for key, raw in zip(keys, hashes, strict=True)}
-        live = ((key, record) for key, record in found.items() if record and not record.gone and record.expires_at > at)
-        return next(((key, record) for key, record in live if record.values), None)
+        return {key: record for key, record in found.items() if record and not record.gone and record.expires_at > at}
 
     async def begun(self, keys: Sequence[str], user_id: str, at: float) -> list[str]:
         """Return those keys whose session is this user's, and began until then."""
